@@ -1,0 +1,117 @@
+"""The processes of one job as an object: who am I, on which device, and in which groups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from paced_megatron.config import ParallelConfig
+from paced_megatron.errors import UserError
+from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
+from paced_megatron.runtime.lead import Lead
+
+
+@dataclass(frozen=True)
+class World:
+    """One process's place in the job.
+
+    Attributes:
+        rank, world_size: this process and the number of all, as torchrun counts them.
+        device: where tensors live: the CPU, or this process's GPU.
+        groups: Megatron's process groups (`tp`, `dp`, `pp`, ...); they are handed to whatever communicates.
+        lead: rank 0 works alone, the others wait for it.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    groups: ProcessGroupCollection
+    lead: Lead
+
+    @property
+    def is_lead(self) -> bool:
+        return self.rank == 0
+
+
+def parallel_groups(tensor_model_parallel_size: int, seed: int) -> ProcessGroupCollection:
+    """Megatron's groups over the processes of the default group: neighbours share a model (TP), the rest is
+    data parallel.
+
+    Megatron's random states are seeded too: its attention asks for them, also where there is no dropout.
+
+    Raises:
+        UserError: the number of processes is no multiple of `tensor_model_parallel_size`.
+    """
+    if dist.get_world_size() % tensor_model_parallel_size:
+        raise UserError(
+            f"{dist.get_world_size()} processes can't be divided into groups of "
+            f"parallel.tensor_model_parallel_size={tensor_model_parallel_size}"
+        )
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_model_parallel_size)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return ProcessGroupCollection.use_mpu_process_groups()
+
+
+def local_device() -> torch.device:
+    """This process's GPU (by LOCAL_RANK) where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return CPU
+
+
+@contextlib.contextmanager
+def joined_world(parallel: ParallelConfig, seed: int) -> Iterator[World]:
+    """Join the job that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and leave it
+    at the end.
+
+    Raises:
+        UserError: the job has another number of processes than `parallel` asks for.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    wanted = parallel.tensor_model_parallel_size * parallel.data_parallel_size
+    if world_size != wanted:
+        raise UserError(
+            f"the job has {world_size} processes, but parallel.tensor_model_parallel_size x "
+            "parallel.data_parallel_size "
+            f"= {wanted}; start it with {wanted}, or let `paced run` start them"
+        )
+    device = local_device()
+    with contextlib.ExitStack() as stack:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        else:
+            stack.enter_context(megatron_on_cpu())
+        store = _join(rank, world_size, device)
+        stack.callback(_leave)
+        groups = parallel_groups(parallel.tensor_model_parallel_size, seed)
+        lead = Lead(rank, world_size, store)
+        yield World(rank, world_size, device, groups, lead)
+        lead.close()
+
+
+def _join(rank: int, world_size: int, device: torch.device) -> dist.Store:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if world_size == 1:
+        store: dist.Store = dist.HashStore()
+    else:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torchrun's agent already serves a store on this port; otherwise rank 0 does.
+        agent_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = dist.TCPStore(
+            host, port, world_size, is_master=rank == 0 and not agent_serves, timeout=timedelta(minutes=5)
+        )
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size)
+    return dist.PrefixStore("lead", store)
+
+
+def _leave() -> None:
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
