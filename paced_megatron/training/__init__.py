@@ -1,0 +1,7 @@
+"""The weighted distillation step on Megatron-Core, and the loop around it.
+
+`examples.py` puts text and weight together, `batches.py` orders them into batches and gives every token its
+coefficient, `step.py` is the step itself (teacher, then student, then one reduction), `optimizer.py` sets up
+Megatron's AdamW and schedule, `checkpoints.py` saves and resumes, `loop.py` runs a stage. How a weight comes
+about belongs to `pacing/`, what a divergence is to `divergence/`. Open `step.py` first.
+"""

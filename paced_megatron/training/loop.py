@@ -1,0 +1,85 @@
+"""A stage's training: from the newest checkpoint to the last step, with metrics, checkpoints and evaluations
+on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from paced_megatron.models.gpt import HiddenStatesModel
+from paced_megatron.progress import track
+from paced_megatron.run_folder import StageFolder
+from paced_megatron.training.batches import batch_order
+from paced_megatron.training.checkpoints import latest_iteration, load_checkpoint, save_checkpoint
+from paced_megatron.training.examples import Example
+from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
+from paced_megatron.training.trainer import Trainer
+
+OnEvaluation = Callable[[int, HiddenStatesModel], None]
+
+
+def train_stage(
+    trainer: Trainer,
+    folder: StageFolder,
+    examples: Sequence[Example],
+    *,
+    train_iters: int,
+    seed: int,
+    evaluate_every: int,
+    on_evaluation: OnEvaluation,
+    console: Console,
+) -> None:
+    """Take optimizer steps up to `train_iters`. A collective over all ranks.
+
+    Goes on from the newest checkpoint in `folder`, and leaves one of the last step there.
+
+    Args:
+        examples: the same list on every rank, all of positive weight.
+        on_evaluation: called on every rank with (steps done, the student) every `evaluate_every` steps before
+            the last, when their checkpoint is written; 0: never.
+
+    Raises:
+        UserError: a step was not finite (see `Trainer.step`).
+    """
+    lead, training = trainer.world.lead, trainer.training
+    done = lead.agree(latest_iteration(folder.checkpoints) or 0)
+    if done:
+        load_checkpoint(folder.checkpoints, done, trainer.student, trainer.optimizer, trainer.schedule)
+        if _evaluation_is_due(done, train_iters, evaluate_every):
+            on_evaluation(done, trainer.student.module)  # the run may have been killed during it
+    if trainer.world.is_lead:
+        forget_steps_after(folder.metrics, done)
+    title = f"stage {folder.number}: training"
+    with track(title, total=train_iters, unit="steps", console=console, done=done) as bar:
+        for step in range(done + 1, train_iters + 1):
+            metrics = _timed_step(
+                trainer, _batch(examples, training.global_batch_size, step, seed), folder.number, step
+            )
+            if trainer.world.is_lead:
+                append_metrics(folder.metrics, metrics)
+            bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
+            due = _evaluation_is_due(step, train_iters, evaluate_every)
+            if due or step % training.save_interval == 0 or step == train_iters:
+                save_checkpoint(
+                    folder.checkpoints, step, trainer.student, trainer.optimizer, trainer.schedule
+                )
+            if due:
+                on_evaluation(step, trainer.student.module)
+
+
+def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
+    """Whether `step` is one to evaluate at; the last one is evaluated from the exported folder."""
+    return every > 0 and step % every == 0 and step < train_iters
+
+
+def _batch(examples: Sequence[Example], size: int, step: int, seed: int) -> list[Example]:
+    return [examples[index] for index in batch_order(len(examples), size, step - 1, seed)]
+
+
+def _timed_step(trainer: Trainer, batch: Sequence[Example], stage: int, step: int) -> StepMetrics:
+    started = time.perf_counter()
+    sums, grad_norm, lr = trainer.step(batch)
+    step_time = time.perf_counter() - started
+    return step_metrics(batch, sums, stage=stage, step=step, grad_norm=grad_norm, lr=lr, step_time=step_time)
