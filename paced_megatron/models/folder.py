@@ -89,13 +89,20 @@ def hugging_face_tensors(
 
 
 def save_folder(
-    model: HiddenStatesModel, shape: ModelShape, groups: ProcessGroupCollection, *, source: Path, out: Path
+    model: HiddenStatesModel,
+    shape: ModelShape,
+    groups: ProcessGroupCollection,
+    *,
+    source: Path,
+    out: Path,
+    replace: bool = False,
 ) -> None:
     """Write the model as a Hugging Face folder, whole or not at all, with the source's config and tokenizer
     files.
 
     A collective over the model's ranks; only the first rank of the tensor- and data-parallel groups writes.
-    Weights are written in the source's dtype, which is the one that its config.json names.
+    Weights are written in the source's dtype, which is the one that its config.json names. `replace` allows
+    `out` to be there already.
     """
     source_files = WeightFiles(source)
     dtype = source_files[min(source_files.names())].dtype
@@ -103,7 +110,7 @@ def save_folder(
     tensors = {name: tensor.to(dtype) for name, tensor in hugging_face_tensors(parameters, shape, groups)}
     if groups.tp.rank() or groups.dp.rank():
         return
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, replace) as folder:
         save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
         for name in _COMPANIONS:
             if (source / name).is_file():

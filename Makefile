@@ -1,0 +1,55 @@
+# `make` says what there is. Every target makes .venv and installs what it needs first.
+
+# The first Python that runs (a pyenv shim can be on the path and refuse to), is 3.11 to 3.13, and can make
+# environments. To choose another: make test PYTHON=/path/to/python3.12
+CAN_RUN_US := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c "$(CAN_RUN_US)" 2>/dev/null && echo "$$python" && break; done)
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+# Two processes of two threads each on two cores are slower than two of one.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help install quickstart test lint types unit format docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## make .venv and install the package and what checks it
+
+$(INSTALLED): setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "no working Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=..." >&2; exit 2; }
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV), with torch the larger part of it ..."
+	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(INSTALLED) ## the whole loop on tiny models
+	$(VENV)/bin/paced quickstart
+
+test: lint types unit ## all that has to pass: lint, types, tests
+
+lint: $(INSTALLED) ## style and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(INSTALLED) ## type checks of the package and the tools
+	$(VENV)/bin/mypy paced_megatron tools
+
+unit: $(INSTALLED) ## the tests that need no GPU, no Slurm and no SGLang; ARGS="tests/pacing -x" chooses
+	$(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=1440 $(ARGS)
+
+format: $(INSTALLED) ## bring the code into the form that lint asks for
+	$(VENV)/bin/ruff check --fix --quiet . || true
+	$(VENV)/bin/ruff format .
+
+docs: $(INSTALLED) ## write docs/configuration.md from the dataclasses
+	$(VENV)/bin/python tools/write_config_reference.py
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

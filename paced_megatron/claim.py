@@ -1,0 +1,82 @@
+"""A run's folder belongs to one configuration and one set of problems."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from paced_megatron.config import Config
+from paced_megatron.config_io import config_from_dict, diff_configs, dump_config
+from paced_megatron.errors import UserError
+from paced_megatron.inputs import Inputs
+from paced_megatron.run_folder import RunFolder
+from paced_megatron.runtime.files import sweep_leftovers, write_atomically
+
+_MAY_DIFFER = ("run_dir",)  # the folder may be moved
+
+
+def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
+    """Writes nothing.
+
+    Raises:
+        UserError: the folder holds something else than a run, or a run of another configuration or other
+            problems.
+    """
+    if not folder.config.exists():
+        if folder.path.exists() and not folder.path.is_dir():
+            raise UserError(f"{folder.path}: a file; run_dir names a folder")
+        foreign = _foreign_files(folder)
+        if foreign:
+            raise UserError(
+                f"{folder.path}: not a run's folder (it holds {min(foreign)} and no config.yaml); choose "
+                "another run_dir"
+            )
+        return
+    differences = diff_configs(_recorded_config(folder), config, ignore=_MAY_DIFFER)
+    if differences:
+        shown = "; ".join(f"{key} was {before!r}, is {after!r}" for key, before, after in differences[:3])
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise UserError(
+            f"{folder.path} holds a run of another configuration: {shown}{more}; choose another run_dir, or "
+            "go back to "
+            f"{folder.config}"
+        )
+    if folder.problems.exists() and folder.problems.read_text(encoding="utf-8") != _problem_lines(inputs):
+        raise UserError(
+            f"{config.problems.train}: not the problems that the run in {folder.path} began with "
+            f"({folder.problems}); "
+            "choose another run_dir"
+        )
+
+
+def claim_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
+    """Check the folder (see `check_run_folder`), and write the configuration and the problems into a new
+    one."""
+    check_run_folder(folder, config, inputs)
+    sweep_leftovers(folder.path)
+    if not folder.problems.exists():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder.problems, _problem_lines(inputs))
+    if not folder.config.exists():
+        write_atomically(folder.config, dump_config(config))
+
+
+def _foreign_files(folder: RunFolder) -> list[str]:
+    """Names in the folder that a run killed at its very start would not have left."""
+    ours = {folder.problems, folder.logs}
+    found = folder.path.iterdir() if folder.path.is_dir() else ()
+    return [path.name for path in found if path not in ours and not path.name.startswith(".")]
+
+
+def _recorded_config(folder: RunFolder) -> Config:
+    import yaml
+
+    return config_from_dict(
+        yaml.safe_load(folder.config.read_text(encoding="utf-8")), where=str(folder.config)
+    )
+
+
+def _problem_lines(inputs: Inputs) -> str:
+    return "".join(
+        json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in inputs.train.by_id.values()
+    )

@@ -1,0 +1,195 @@
+"""`paced`: one verb per phase, and `run` for all of them. Thin: what a verb does is in `phases/` and
+`run.py`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paced_megatron.config import Config
+from paced_megatron.config_io import load_config
+from paced_megatron.errors import UserError
+from paced_megatron.run_folder import RunFolder
+from paced_megatron.runtime.launch import already_launched, launch
+
+if TYPE_CHECKING:
+    from paced_megatron.inputs import Inputs
+    from paced_megatron.job import Job
+
+USER_ERROR, INTERRUPTED = 2, 130
+QUICKSTART = Path(__file__).resolve().parents[1] / "examples" / "quickstart" / "quickstart.yaml"
+
+
+def _run(job: Job, stages: Sequence[int]) -> None:
+    from paced_megatron.run import run
+
+    run(job)
+
+
+def _phase(name: str) -> Callable[[Job, Sequence[int]], None]:
+    """The phase of that name, for each of the stages. Imported late: `--help` and a wrong key needn't wait
+    for Megatron."""
+
+    def work(job: Job, stages: Sequence[int]) -> None:
+        from paced_megatron import phases
+
+        for stage in stages:
+            getattr(phases, name)(job, stage)
+
+    return work
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A row of the command line: what it does, and what `--help` says."""
+
+    work: Callable[[Job, Sequence[int]], None]
+    help: str
+    by_stage: bool = True
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb(
+        _run, "everything, in order: roll out, weigh, respond, train, export, evaluate", by_stage=False
+    ),
+    "rollout": Verb(_phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)"),
+    "weigh": Verb(_phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)"),
+    "respond": Verb(_phase("respond"), "the teacher answers the problems on the frontier (responses.jsonl)"),
+    "train": Verb(_phase("train"), "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)"),
+    "export": Verb(_phase("export"), "the trained student as a Hugging Face folder (hf/)"),
+    "evaluate": Verb(
+        _phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
+    ),
+}
+
+_EXAMPLES = """\
+examples:
+  paced quickstart                                   the whole loop on tiny models, on this machine's CPU
+  paced run recipe.yaml                              a run of your own; start it again to go on after an
+  interruption paced run recipe.yaml training.lr=3e-6 run_dir=runs/lr3   the same with two keys changed
+  paced rollout recipe.yaml --stage 1                one phase of one stage
+
+Keys and their defaults: docs/configuration.md. Exit codes: 0 done, 1 failed, 2 a mistake in the input, 130
+interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(argv)
+    # On import Megatron warns of each CUDA extension that is not there. It works without; nobody can act.
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    shows_errors = not already_launched() or _is_first_rank()
+    try:
+        return _command(options, argv)
+    except UserError as error:
+        if shows_errors:
+            print(f"paced: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        if shows_errors:
+            print("paced: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="paced",
+        description="Distillation paced by the student's own pass rates, on Megatron-Core.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        command = verbs.add_parser(name, help=verb.help, description=verb.help)
+        command.add_argument(
+            "config", type=Path, help="the run's YAML file (docs/configuration.md has every key)"
+        )
+        _add_overrides(command)
+        if verb.by_stage:
+            command.add_argument(
+                "--stage", type=int, metavar="N", help="only stage N, from 1 (default: all, in order)"
+            )
+    quickstart = verbs.add_parser(
+        "quickstart",
+        help=f"`run` on the tiny models in {QUICKSTART.parent.name}/",
+        description="The first run.",
+    )
+    _add_overrides(quickstart)
+    return parser
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="replaces a key of the file, e.g. training.lr=3e-6"
+    )
+
+
+def _command(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    if options.verb == "quickstart" and not QUICKSTART.is_file():
+        raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
+    config_path = QUICKSTART if options.verb == "quickstart" else options.config
+    verb = VERBS["run" if options.verb == "quickstart" else options.verb]
+    config = load_config(config_path, options.overrides)
+    stages = _stages(config, getattr(options, "stage", None))
+    # Imported late, as in `_phase`.
+    from paced_megatron.claim import check_run_folder
+    from paced_megatron.inputs import read_inputs
+
+    inputs, folder = read_inputs(config), RunFolder(config.run_dir)
+    if not already_launched():
+        # What is wrong is found here, before processes are started and models loaded.
+        check_run_folder(folder, config, inputs)
+        world_size = config.parallel.tensor_model_parallel_size * config.parallel.data_parallel_size
+        if world_size > 1:
+            return launch(argv, world_size, log_dir=folder.logs)
+    return _work_as_rank(config, inputs, verb, stages)
+
+
+def _stages(config: Config, only: int | None) -> list[int]:
+    numbers = range(1, len(config.stages) + 1)
+    if only is not None and only not in numbers:
+        raise UserError(f"--stage {only}: the configuration has stages 1 to {len(config.stages)}")
+    return list(numbers) if only is None else [only]
+
+
+def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
+    """This process's part of the job."""
+    from paced_megatron.claim import claim_run_folder
+    from paced_megatron.job import Job
+    from paced_megatron.progress import console_for
+    from paced_megatron.runtime.lead import LeadFailed
+    from paced_megatron.runtime.run_lock import run_lock
+    from paced_megatron.runtime.world import joined_world
+
+    folder = RunFolder(config.run_dir)
+    try:
+        with joined_world(config.parallel, config.seed) as world:
+            job = Job(config, inputs, folder, world, console_for(world.rank))
+            if world.is_lead:
+                with run_lock(folder.path):
+                    claim_run_folder(folder, config, inputs)
+                    verb.work(job, stages)
+            else:
+                verb.work(job, stages)
+    except LeadFailed as error:
+        if not error.is_user_error:
+            traceback.print_exc()
+        return USER_ERROR if error.is_user_error else 1
+    return 0
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK") == "0"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

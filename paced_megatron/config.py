@@ -1,0 +1,206 @@
+"""The whole configuration, as dataclasses: every key, its type, its default, its range, its meaning.
+
+This is the one source: `config_io.py` reads YAML files and checks them against it, and
+`tools/write_config_reference.py` writes docs/configuration.md from it. A new setting is one line here. Where
+Megatron has a name for a thing, the key has that name. Nothing is read, and no path is looked at, in this
+file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known about a key beside its type and default; the bounds are for numbers, `keys` for dicts."""
+
+    doc: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    off: float | None = None  # one value outside the bounds that is allowed, and means "off"
+    keys: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How a problem becomes the tokens that student and teacher continue."""
+
+    system_prompt: Annotated[str | None, Key("text of the system message; null: none")] = None
+    template: Annotated[str, Key("the user message; `{problem}` stands for the problem's text")] = "{problem}"
+    chat_template: Annotated[
+        Path | None, Key("a Jinja file to use instead of the tokenizer's chat template")
+    ] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any], Key("arguments passed on to the chat template, e.g. `enable_thinking: false`")
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VerifierConfig:
+    """How an attempt is scored."""
+
+    kind: Annotated[
+        Literal["math", "exact"], Key("`math`: math-verify, equal in value; `exact`: equal as text")
+    ] = "math"
+    answer_marker: Annotated[
+        str | None,
+        Key('the answer is what follows the last such text, e.g. `"####"` (in quotes); null: none'),
+    ] = None
+    timeout_s: Annotated[float, Key("seconds after which scoring one attempt ends as timed out", above=0)] = (
+        5.0
+    )
+
+
+@dataclass(frozen=True)
+class ProblemsConfig:
+    """The problems to train on, and those held out."""
+
+    train: Annotated[Path, Key("JSONL file of the problems to train on: id, problem, answer on each line")]
+    test: Annotated[
+        Path | None, Key("JSONL file of held-out problems, for evaluation; null: no evaluation")
+    ] = None
+    fields: Annotated[
+        dict[str, str],
+        Key(
+            "the files' own column names, e.g. `{problem: question, id: unique_id}`",
+            keys=("id", "problem", "answer", "solution", "level"),
+        ),
+    ] = field(default_factory=dict)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+
+
+@dataclass(frozen=True)
+class ModelPathConfig:
+    """A model on disk."""
+
+    path: Annotated[Path, Key("Hugging Face folder: config.json, *.safetensors and the tokenizer's files")]
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the job's processes are laid out; their number is the product of the sizes."""
+
+    tensor_model_parallel_size: Annotated[int, Key("processes that share each layer", at_least=1)] = 1
+    data_parallel_size: Annotated[
+        int, Key("copies of the model, each with its part of the batch", at_least=1)
+    ] = 1
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How the student's attempts, and the teacher's responses, are sampled."""
+
+    engine: Annotated[Literal["embedded"], Key("`embedded`: inside this job, batched, with a KV cache")] = (
+        "embedded"
+    )
+    attempts: Annotated[int, Key("attempts per problem, K; one alone tells no frontier", at_least=2)] = 8
+    temperature: Annotated[float, Key("sampling temperature; 0: greedy", at_least=0)] = 1.0
+    top_p: Annotated[
+        float, Key("nucleus sampling keeps this much probability; 1: all", above=0, at_most=1)
+    ] = 1.0
+    top_k: Annotated[int, Key("sample among the k likeliest tokens; -1: all", at_least=1, off=-1)] = -1
+    max_new_tokens: Annotated[int, Key("tokens after which an attempt is truncated", at_least=1)] = 1024
+    batch_size: Annotated[int, Key("attempts generated together, and redone together", at_least=1)] = 64
+
+
+@dataclass(frozen=True)
+class PacingConfig:
+    """How a pass rate p becomes a problem's weight."""
+
+    kernel: Annotated[
+        Literal["beta", "uniform"], Key("`beta`: p^alpha (1-p)^beta; `uniform`: 1 on the whole frontier")
+    ] = "beta"
+    alpha: Annotated[float, Key("exponent of p in the beta kernel", at_least=0)] = 1.0
+    beta: Annotated[float, Key("exponent of 1-p in the beta kernel", at_least=0)] = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The weighted distillation: batches, optimizer, schedule, loss, checkpoints."""
+
+    micro_batch_size: Annotated[int, Key("problems in one forward pass", at_least=1)] = 1
+    global_batch_size: Annotated[
+        int,
+        Key("problems in one step; a multiple of micro_batch_size x data_parallel_size", at_least=1),
+    ] = 32
+    lr: Annotated[float, Key("AdamW's learning rate, at its peak", above=0)] = 1e-6
+    min_lr: Annotated[float, Key("learning rate at the end of the decay, at most lr", at_least=0)] = 0.0
+    lr_decay_style: Annotated[
+        Literal["constant", "linear", "cosine"], Key("how the learning rate falls over a stage's train_iters")
+    ] = "constant"
+    lr_warmup_iters: Annotated[int, Key("steps over which the learning rate rises from 0", at_least=0)] = 0
+    weight_decay: Annotated[float, Key("AdamW's weight decay", at_least=0)] = 0.1
+    clip_grad: Annotated[float, Key("the gradient's norm is clipped to this; 0: never", at_least=0)] = 1.0
+    adam_beta1: Annotated[float, Key("decay of AdamW's first moment", at_least=0, below=1)] = 0.9
+    adam_beta2: Annotated[float, Key("decay of AdamW's second moment", at_least=0, below=1)] = 0.999
+    adam_eps: Annotated[float, Key("AdamW's epsilon", above=0)] = 1e-8
+    temperature: Annotated[
+        float, Key("both models' logits are divided by this in the divergence", above=0)
+    ] = 1.0
+    normalization: Annotated[
+        Literal["problems", "tokens"],
+        Key("the loss is divided by global_batch_size, or by the batch's unweighted number of tokens"),
+    ] = "problems"
+    params_dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Key("type of the weights in training; gradients and optimizer state are float32"),
+    ] = "float32"
+    save_interval: Annotated[
+        int, Key("steps between checkpoints; the last step is always saved", at_least=1)
+    ] = 50
+    loss_workspace_mb: Annotated[int, Key("MiB that the loss may use for a chunk of logits", at_least=1)] = (
+        256
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage; stages are trained one after the other."""
+
+    divergence: Annotated[
+        Literal["forward_kl", "reverse_kl"],
+        Key("`forward_kl`: KL(teacher || student); `reverse_kl`: the other way"),
+    ] = "forward_kl"
+    train_iters: Annotated[int, Key("optimizer steps of this stage", at_least=1)]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Accuracy on the held-out problems: before, after, and in between."""
+
+    every: Annotated[
+        int, Key("steps between evaluations during training; 0: only before and after", at_least=0)
+    ] = 0
+    attempts: Annotated[int, Key("attempts per held-out problem; accuracy is their mean", at_least=1)] = 1
+    temperature: Annotated[float, Key("sampling temperature; 0: greedy", at_least=0)] = 0.7
+    top_p: Annotated[
+        float, Key("nucleus sampling keeps this much probability; 1: all", above=0, at_most=1)
+    ] = 0.8
+    top_k: Annotated[int, Key("sample among the k likeliest tokens; -1: all", at_least=1, off=-1)] = 20
+    max_new_tokens: Annotated[
+        int | None,
+        Key("tokens after which an attempt is truncated; null: rollout.max_new_tokens", at_least=1),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run: its seed, its folder, and a section for everything else."""
+
+    seed: Annotated[int, Key("every random choice of the run follows from it", at_least=0)] = 1234
+    run_dir: Annotated[Path, Key("the run's folder; made if absent, continued if it holds the same run")]
+    problems: ProblemsConfig
+    student: ModelPathConfig
+    teacher: ModelPathConfig
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    pacing: PacingConfig = field(default_factory=PacingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    stages: list[StageConfig]
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -1,0 +1,285 @@
+"""Where the tree of values meets the dataclasses: unknown and missing keys, types, bounds, joint rules.
+
+`build` is the way in. Whatever is wrong raises UserError, which opens with the file and line, or the
+override, that said it. A type that a dataclass may use is a row in CONVERTERS; a rule that joins several keys
+is a row in RULES.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import types
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from paced_megatron.config import Config, Key
+from paced_megatron.config_tree import Node
+from paced_megatron.errors import UserError
+
+T = TypeVar("T")
+
+FROM_CURRENT_DIRECTORY = ("run_dir",)  # whatever file names it: results do not land beside a recipe
+
+
+def build(tree: Node) -> Config:
+    """Make the configuration from a tree, every key of it checked."""
+    config = _section(tree, "", Config)
+    for key, _, rule in RULES:
+        complaint = rule(config)
+        if complaint is not None:
+            raise UserError(f"{tree.find(key).where}: {complaint}")
+    return config
+
+
+# ---------------------------------------------------------------------------------------------- sections
+
+
+def _section(node: Node, name: str, cls: type[T]) -> T:
+    """Make one dataclass from a node; `name` is the section's dotted key, "" for the whole configuration."""
+    entries = {} if node.value is None else node.value  # `training:` with nothing under it means its defaults
+    if not isinstance(entries, dict):
+        raise UserError(
+            f"{node.where}: {name or 'the file'} must be a section of keys, not {node.describe()}"
+        )
+    hints = get_type_hints(cls, include_extras=True)
+    for key, child in entries.items():
+        if key not in hints:
+            raise UserError(f"{child.where}: unknown key {_join(name, key)}; {_suggestion(name, key, hints)}")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name not in entries and is_required(field):
+            about = key_of(hints[field.name])
+            meaning = f": {about.doc}" if about else ", a section"
+            raise UserError(f"{node.where}: missing key {_join(name, field.name)}{meaning}")
+    return cls(**{key: _value(child, _join(name, key), hints[key]) for key, child in entries.items()})
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def key_of(hint: Any) -> Key | None:
+    """What config.py says about a key; None for a section."""
+    return hint.__metadata__[0] if get_origin(hint) is Annotated else None
+
+
+def _join(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _suggestion(name: str, key: str, siblings: Collection[str]) -> str:
+    """The nearest right key: in the same section first, then anywhere (`lr` at the top is `training.lr`)."""
+    near = difflib.get_close_matches(key, list(siblings), n=1)
+    if near:
+        return f"did you mean {_join(name, near[0])}?"
+    elsewhere = {dotted.rsplit(".", 1)[-1]: dotted for dotted in reversed(known_keys(Config))}
+    near = difflib.get_close_matches(key, list(elsewhere), n=1, cutoff=0.8)
+    if near:
+        return f"did you mean {elsewhere[near[0]]}?"
+    return f"the keys of {name or 'a configuration'} are {', '.join(siblings)}"
+
+
+def known_keys(cls: type, name: str = "") -> list[str]:
+    """Every dotted key there is, sections included; for a list of sections, those of its entry 0."""
+    keys = []
+    for key, hint in get_type_hints(cls).items():
+        keys.append(_join(name, key))
+        if dataclasses.is_dataclass(hint):
+            keys += known_keys(hint, _join(name, key))  # type: ignore[arg-type]
+        elif get_origin(hint) is list:
+            keys += known_keys(get_args(hint)[0], f"{_join(name, key)}.0")
+    return keys
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+def _value(node: Node, name: str, hint: Any) -> Any:
+    """Check one node against a type hint; return the value."""
+    about = key_of(hint) or Key("")
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) in (Union, types.UnionType):  # only `X | None` is used
+        if node.value is None:
+            return None
+        (hint,) = (option for option in get_args(hint) if option is not types.NoneType)
+    if dataclasses.is_dataclass(hint):
+        return _section(node, name, hint)  # type: ignore[arg-type]
+    value = CONVERTERS[get_origin(hint) or hint](node, name, hint)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _check_bounds(node, name, value, about)
+    if isinstance(value, dict) and about.keys is not None:
+        for key in value:
+            if key not in about.keys:
+                child = node.value[key]
+                raise UserError(
+                    f"{child.where}: unknown key {name}.{key}; {_suggestion(name, key, about.keys)}"
+                )
+    return value
+
+
+def _check_bounds(node: Node, name: str, value: float, about: Key) -> None:
+    checks = [
+        (about.at_least, lambda bound: value >= bound, "at least"),
+        (about.above, lambda bound: value > bound, "above"),
+        (about.at_most, lambda bound: value <= bound, "at most"),
+        (about.below, lambda bound: value < bound, "below"),
+    ]
+    if value == about.off or all(bound is None or holds(bound) for bound, holds, _ in checks):
+        return
+    limits = " and ".join(f"{words} {bound:g}" for bound, _, words in checks if bound is not None)
+    off = f", or {about.off:g} for off" if about.off is not None else ""
+    raise UserError(f"{node.where}: {name} must be {limits}{off}, not {node.describe()}")
+
+
+def _wrong(node: Node, name: str, wanted: str, remedy: str = "") -> UserError:
+    return UserError(f"{node.where}: {name} must be {wanted}, not {node.describe()}{remedy}")
+
+
+def _bool(node: Node, name: str, hint: Any) -> bool:
+    if isinstance(node.value, bool):
+        return node.value
+    raise _wrong(node, name, "true or false")
+
+
+def _int(node: Node, name: str, hint: Any) -> int:
+    if isinstance(node.value, int) and not isinstance(node.value, bool):
+        return node.value
+    raise _wrong(node, name, "a whole number")
+
+
+def _float(node: Node, name: str, hint: Any) -> float:
+    value = node.value
+    if isinstance(value, str) and not node.quoted:
+        try:
+            value = float(value)  # YAML 1.1 reads 1e-6, which has no dot, as text
+        except ValueError:
+            raise _wrong(node, name, "a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(node, name, "a number", "; remove the quotes" if node.quoted else "")
+    if not math.isfinite(value):
+        raise _wrong(node, name, "a finite number")
+    return float(value)
+
+
+def _str(node: Node, name: str, hint: Any) -> str:
+    if node.literal is not None and node.value is not None and not node.quoted:
+        # An override needs no quotes: `run_dir=2026` is a folder, `answer_marker=####` a text.
+        return node.literal
+    if isinstance(node.value, str):
+        return node.value
+    raise _wrong(
+        node, name, "text", "; put it in quotes if that text is meant" if node.value is not None else ""
+    )
+
+
+def _path(node: Node, name: str, hint: Any) -> Path:
+    text = _str(node, name, hint)
+    if not text:
+        raise _wrong(node, name, "a path")
+    base = Path.cwd() if name in FROM_CURRENT_DIRECTORY else node.folder
+    return Path(os.path.abspath(base / Path(text).expanduser()))
+
+
+def _choice(node: Node, name: str, hint: Any) -> Any:
+    choices = get_args(hint)
+    if isinstance(node.value, str) and node.value in choices:
+        return node.value
+    near = difflib.get_close_matches(str(node.value), choices, n=1) if len(choices) > 1 else []
+    raise _wrong(node, name, " or ".join(choices), f"; did you mean {near[0]}?" if near else "")
+
+
+def _list(node: Node, name: str, hint: Any) -> list[Any]:
+    if not isinstance(node.value, list):
+        raise _wrong(node, name, "a list")
+    return [_value(child, f"{name}.{index}", get_args(hint)[0]) for index, child in enumerate(node.value)]
+
+
+def _dict(node: Node, name: str, hint: Any) -> dict[str, Any]:
+    entries = {} if node.value is None else node.value
+    if not isinstance(entries, dict):
+        raise _wrong(node, name, "a section of keys")
+    return {key: _value(child, _join(name, key), get_args(hint)[1]) for key, child in entries.items()}
+
+
+def _anything(node: Node, name: str, hint: Any) -> Any:
+    return node.plain()
+
+
+CONVERTERS: dict[Any, Callable[[Node, str, Any], Any]] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    Path: _path,
+    Literal: _choice,
+    list: _list,
+    dict: _dict,
+    Any: _anything,
+}
+
+
+# ------------------------------------------------------------------------------------------- joint rules
+
+
+def _some_stages(config: Config) -> str | None:
+    if config.stages:
+        return None
+    return "stages is empty; it needs at least one entry, e.g. `- {divergence: forward_kl, train_iters: 100}`"
+
+
+def _batch_divides(config: Config) -> str | None:
+    size, micro = config.training.global_batch_size, config.training.micro_batch_size
+    copies = config.parallel.data_parallel_size
+    unit = micro * copies
+    if size % unit == 0:
+        return None
+    near = " or ".join(str(n) for n in (size // unit * unit, size // unit * unit + unit) if n > 0)
+    return (
+        f"training.global_batch_size={size} is not a multiple of training.micro_batch_size x "
+        f"parallel.data_parallel_size = {micro} x {copies} = {unit}; {near} would do"
+    )
+
+
+def _decay_goes_down(config: Config) -> str | None:
+    low, high = config.training.min_lr, config.training.lr
+    return None if low <= high else f"training.min_lr={low:g} is above training.lr={high:g}; lower it"
+
+
+def _warmup_ends(config: Config) -> str | None:
+    warmup, steps = config.training.lr_warmup_iters, min(stage.train_iters for stage in config.stages)
+    if warmup < steps:
+        return None
+    return f"training.lr_warmup_iters={warmup} must be below every stage's train_iters; one has {steps}"
+
+
+def _template_asks(config: Config) -> str | None:
+    if "{problem}" in config.problems.prompts.template:
+        return None
+    return "problems.prompts.template has no {problem}, so that every prompt would be the same; put it in"
+
+
+def _evaluation_has_problems(config: Config) -> str | None:
+    if config.evaluation.every == 0 or config.problems.test is not None:
+        return None
+    return f"evaluation.every={config.evaluation.every} needs held-out problems; set problems.test"
+
+
+# The key (for the line), the rule in words (for the reference page), and a function that gives the complaint
+# or None; the first complaint is shown.
+RULES: list[tuple[str, str, Callable[[Config], str | None]]] = [
+    ("stages", "has at least one entry", _some_stages),
+    (
+        "training.global_batch_size",
+        "is a multiple of `training.micro_batch_size` x `parallel.data_parallel_size`",
+        _batch_divides,
+    ),
+    ("training.min_lr", "is at most `training.lr`", _decay_goes_down),
+    ("training.lr_warmup_iters", "is below every stage's `train_iters`", _warmup_ends),
+    ("problems.prompts.template", "contains `{problem}`", _template_asks),
+    ("evaluation.every", "above 0 needs `problems.test`", _evaluation_has_problems),
+]

@@ -1,0 +1,146 @@
+"""The fused weighted divergence: value, by-products and gradients in one walk over chunks of tokens.
+
+The gradients are made while a chunk's logits are at hand, so that the heads are multiplied four times instead
+of six and the backward pass is a multiplication by the upstream gradient. All collectives happen in the
+forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
+
+from paced_megatron.divergence.checks import (
+    check_main_grad,
+    check_models,
+    check_settings,
+    check_teacher_rows,
+    check_tokens,
+)
+from paced_megatron.divergence.result import DivergenceResult
+from paced_megatron.divergence.table import DIVERGENCES
+from paced_megatron.divergence.vocabulary import VocabularyShard
+from paced_megatron.divergence.walk import Gradients, Heads, Tokens, walk
+from paced_megatron.divergence.workspace import Workspace
+
+
+def weighted_divergence(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    weights: Tensor,
+    *,
+    divergence: str = "forward_kl",
+    temperature: float = 1.0,
+    vocab_size: int,
+    labels: Tensor | None = None,
+    token_indices: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    sequence_parallel: bool = False,
+    compute_grad: bool,
+    main_grad: Tensor | None = None,
+    workspace_mb: float = 256.0,
+) -> DivergenceResult:
+    """sum_m weights_m D(p_S, p_T) at token token_indices_m, p = softmax(z / temperature) over vocab_size ids.
+
+    student_hidden [N, H_s], teacher_hidden [N, H_t]: final hidden states, equal on all ranks of the group;
+        under sequence_parallel this rank's [N / ranks, H] slice along the tokens, in rank order.
+    student_head [V_r, H_s]: rank r's rows, ids r * V_r onwards, V_r the same on all ranks.
+    group: the tensor-parallel ranks; None is one process that holds whole heads.
+    teacher_head [>= real rows of this rank, H_t]: cut at the student's boundaries, whatever the teacher's own
+        layout. Rows from vocab_size on are padding on either side, and never looked at.
+    weights [M], float32 or float64, signed, detached: everything the loss is multiplied with, 1/Z included.
+    labels [M], int64: the text's tokens, for the log-probabilities; an id outside the vocabulary gives NaN.
+    token_indices [M], int64, on the CPU (so that nothing waits for a device): the tokens to look at, in any
+        order, among 0 .. N - 1 (N of the whole sequence); None: all N in order. M and all that is [M] are
+        equal on all ranks of the group. M may be 0: the loss and its gradients are then 0.
+    compute_grad: make the gradients. False gives the same numbers at half the price, and a loss without a
+        grad_fn. It is an argument because inside a Function grad mode is always off. The teacher never gets a
+        gradient; a frozen student head or hidden state (requires_grad False) costs none.
+    main_grad [V_r, H_s], float32 or float64: where the head's gradient is added in the backward pass, times
+        whatever gradient comes in from upstream; autograd then hands the head none. Without it the head's
+        gradient comes back in the head's dtype. Between forward and backward one [V_r, H_s] gradient is held
+        either way.
+    workspace_mb: MB (2**20 bytes) for all that grows with tokens x vocabulary. Chunks are cut by it.
+
+    Everything is computed in float32, or float64 where one of the four inputs is: logits of bf16 hidden
+    states are never rounded to bf16, which spoils the gradient by 33 % at 0.0066 nats per token (FACTS.md).
+    The hidden gradient is summed over chunks and ranks in that dtype, then cast to the hidden states'.
+    Formulas: METHOD.md 2.0.
+
+    Raises ValueError, before any collective, for what does not fit: a shape, dtype or device, an unknown
+    divergence, a temperature <= 0, a vocab_size beyond the shards, indices out of range or not on the CPU, a
+    rank not in the group.
+    """
+    check_settings(divergence, temperature, workspace_mb)
+    check_models(student_hidden, student_head, teacher_hidden, teacher_head)
+    check_main_grad(main_grad, student_head)
+    shard = VocabularyShard.of(group, student_head.shape[0], vocab_size)
+    check_teacher_rows(teacher_head, shard)
+    count = student_hidden.shape[0] * (shard.world_size if sequence_parallel else 1)
+    check_tokens(weights, labels, token_indices, count, student_hidden.device)
+
+    with torch.no_grad(), torch.autocast(student_hidden.device.type, enabled=False):
+        student, teacher = student_hidden, teacher_hidden
+        if sequence_parallel:
+            student, teacher = shard.gather_tokens(student), shard.gather_tokens(teacher)
+        dtype = _computing_dtype(student_hidden, student_head, teacher_hidden, teacher_head)
+        indices = torch.arange(count) if token_indices is None else token_indices
+        tokens = Tokens(student, teacher, weights.to(dtype), labels, indices.to(student.device))
+        heads = Heads(student_head[: shard.real], teacher_head[: shard.real], shard)
+        workspace = Workspace.of(workspace_mb, student_head, teacher_hidden, dtype)
+        gradients = Gradients(
+            torch.zeros_like(student, dtype=dtype) if compute_grad and student_hidden.requires_grad else None,
+            torch.zeros_like(student_head, dtype=dtype)
+            if compute_grad and student_head.requires_grad
+            else None,
+        )
+        per_token = walk(tokens, heads, DIVERGENCES[divergence], temperature, workspace, gradients)
+        loss = (weights.double() * per_token[0].double()).sum().to(dtype)
+
+        hidden_grad, head_grad = gradients.hidden, gradients.head
+        if hidden_grad is not None:
+            hidden_grad = shard.reduce_tokens(hidden_grad, scatter=sequence_parallel).to(student_hidden.dtype)
+        if head_grad is not None:
+            head_grad = head_grad.to((student_head if main_grad is None else main_grad).dtype)
+    if compute_grad:
+        loss = _GradientsAtHand.apply(student_hidden, student_head, loss, hidden_grad, head_grad, main_grad)
+    return DivergenceResult(loss, *per_token)
+
+
+def _computing_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+class _GradientsAtHand(torch.autograd.Function):
+    """The loss, with gradients made beside it: backward multiplies them by the upstream gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_hidden: Tensor,
+        student_head: Tensor,
+        loss: Tensor,
+        hidden_grad: Tensor | None,
+        head_grad: Tensor | None,
+        main_grad: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden_grad, head_grad)
+        ctx.main_grad = main_grad
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad, head_grad = ctx.saved_tensors
+        to_hidden = None if hidden_grad is None else hidden_grad * upstream
+        to_head = None if head_grad is None else head_grad * upstream
+        if to_head is not None and ctx.main_grad is not None:
+            ctx.main_grad.add_(to_head)
+            to_head = None
+        return to_hidden, to_head, None, None, None, None

@@ -1,0 +1,35 @@
+"""The products with a head, in the hidden states' dtype whatever the head's.
+
+A bf16 head is widened some rows at a time, so that no float32 copy of it exists. On a GPU leave
+`torch.set_float32_matmul_precision` at "highest" for float32 heads; bf16 values lose nothing to TF32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def project(hidden: Tensor, head: Tensor, block_rows: int) -> Tensor:
+    """hidden [n, H] x head [V, H] -> logits [n, V] in hidden's dtype."""
+    logits = hidden.new_empty(hidden.shape[0], head.shape[0])
+    for rows, block in _blocks(head, hidden.dtype, block_rows):
+        torch.mm(hidden, block.t(), out=logits[:, rows])
+    return logits
+
+
+def project_back(logit_gradient: Tensor, head: Tensor, block_rows: int) -> Tensor:
+    """logit_gradient [n, V] x head [V, H] -> hidden gradient [n, H] in logit_gradient's dtype."""
+    hidden = logit_gradient.new_zeros(logit_gradient.shape[0], head.shape[1])
+    for rows, block in _blocks(head, logit_gradient.dtype, block_rows):
+        hidden.addmm_(logit_gradient[:, rows], block)
+    return hidden
+
+
+def _blocks(head: Tensor, dtype: torch.dtype, block_rows: int) -> Iterator[tuple[slice, Tensor]]:
+    step = block_rows if head.dtype != dtype else max(head.shape[0], 1)
+    for start in range(0, head.shape[0], step):
+        rows = slice(start, min(start + step, head.shape[0]))
+        yield rows, head[rows].to(dtype)

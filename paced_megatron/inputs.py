@@ -1,0 +1,133 @@
+"""Everything that can be checked before a model is loaded, and what the phases need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paced_megatron.config import Config
+from paced_megatron.errors import UserError
+from paced_megatron.models.families import ModelShape, check_layout, model_shape
+from paced_megatron.models.weight_files import check_weights
+from paced_megatron.problems.load import load_problems
+from paced_megatron.problems.problem import Problem
+from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
+from paced_megatron.problems.tokenizer import load_tokenizer, same_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """Problems in the order of their file, and their prompts.
+
+    Attributes:
+        by_id: the problems by their id.
+        prompts: token ids of each problem's prompt, by its id.
+    """
+
+    by_id: Mapping[str, Problem]
+    prompts: Mapping[str, Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def only(self, ids: Iterable[str]) -> ProblemSet:
+        """The problems with these ids, in the order of `ids`."""
+        ids = list(ids)
+        return ProblemSet(
+            {name: self.by_id[name] for name in ids}, {name: self.prompts[name] for name in ids}
+        )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a configuration names, read and checked.
+
+    Attributes:
+        train, test: the problems to train on, and those held out (None: no evaluation).
+        tokenizer: the student's; the teacher's is the same.
+        student, teacher: their shapes.
+    """
+
+    train: ProblemSet
+    test: ProblemSet | None
+    tokenizer: PreTrainedTokenizerBase
+    student: ModelShape
+    teacher: ModelShape
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries that both heads have; what one has beyond them is padding (DESIGN, 'Ranges')."""
+        return min(self.student.vocab_size, self.teacher.vocab_size)
+
+
+def read_inputs(config: Config) -> Inputs:
+    """Read and check what the configuration names: problems, tokenizers, model folders, layout, lengths.
+
+    Reads no weights, only their headers. Everything a run could stumble over later that can be known now is
+    known after it.
+
+    Raises:
+        UserError: the first thing that is wrong, by name, and what to do.
+    """
+    student, teacher = (
+        _checked_model(config.student.path, config),
+        _checked_model(config.teacher.path, config),
+    )
+    same_tokenizer(config.student.path, config.teacher.path)
+    prompts = config.problems.prompts
+    tokenizer = load_tokenizer(config.student.path, prompts)
+    check_prompts(tokenizer, prompts)
+    for shape, folder in ((student, config.student.path), (teacher, config.teacher.path)):
+        if shape.vocab_size < len(tokenizer):
+            raise UserError(
+                f"{folder}: the head has {shape.vocab_size} rows for the tokenizer's {len(tokenizer)} "
+                "entries; "
+                "weights and tokenizer are not of the same model"
+            )
+    train = _problem_set(config.problems.train, config, tokenizer)
+    test = _problem_set(config.problems.test, config, tokenizer) if config.problems.test else None
+    inputs = Inputs(train, test, tokenizer, student, teacher)
+    _check_lengths(config, inputs)
+    return inputs
+
+
+def _checked_model(folder: Path, config: Config) -> ModelShape:
+    shape = model_shape(folder)
+    check_layout(shape, folder, config.parallel.tensor_model_parallel_size)
+    check_weights(folder, shape)
+    return shape
+
+
+def _problem_set(path: Path, config: Config, tokenizer: PreTrainedTokenizerBase) -> ProblemSet:
+    problems = load_problems(path, config.problems.fields)
+    return ProblemSet(
+        by_id={problem.id: problem for problem in problems},
+        prompts={
+            problem.id: prompt_token_ids(tokenizer, problem, config.problems.prompts) for problem in problems
+        },
+    )
+
+
+def _check_lengths(config: Config, inputs: Inputs) -> None:
+    """No prompt with its answer may be longer than what either model was made for."""
+    context = min(inputs.student.max_position_embeddings, inputs.teacher.max_position_embeddings)
+    evaluation_tokens = config.evaluation.max_new_tokens or config.rollout.max_new_tokens
+    for problems, key, new_tokens in (
+        (inputs.train, "rollout.max_new_tokens", config.rollout.max_new_tokens),
+        (inputs.test, "evaluation.max_new_tokens", evaluation_tokens),
+    ):
+        if problems is None:
+            continue
+        longest = max(problems.prompts, key=lambda problem_id: len(problems.prompts[problem_id]))
+        length = len(problems.prompts[longest])
+        if length + new_tokens > context:
+            raise UserError(
+                f"problem {longest} has a prompt of {length} tokens; with {key}={new_tokens} that is more "
+                "than the models' "
+                f"context (max_position_embeddings={context}): lower {key} or leave out the problem"
+            )

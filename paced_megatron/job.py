@@ -1,0 +1,61 @@
+"""One process's view of a running job: what is to be done, with what, where, and together with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from paced_megatron.config import Config, StageConfig
+from paced_megatron.inputs import Inputs
+from paced_megatron.progress import say
+from paced_megatron.rollout.engine import RolloutEngine
+from paced_megatron.rollout.engines import ENGINES
+from paced_megatron.run_folder import RunFolder, StageFolder
+from paced_megatron.runtime.world import World
+
+
+@dataclass(frozen=True)
+class Job:
+    """Handed to every phase. Phases read from it and from the run's folder, and write to that folder only."""
+
+    config: Config
+    inputs: Inputs
+    folder: RunFolder
+    world: World
+    console: Console
+
+    @property
+    def stage_numbers(self) -> range:
+        """Stages count from 1, as their folders do."""
+        return range(1, len(self.config.stages) + 1)
+
+    def stage(self, number: int) -> StageConfig:
+        return self.config.stages[number - 1]
+
+    def say(self, text: str) -> None:
+        """Print a line; on rank 0 only."""
+        say(self.console, text)
+
+    def stage_folder(self, number: int) -> StageFolder:
+        return self.folder.stage(number)
+
+    def student_before(self, number: int) -> tuple[Path, str]:
+        """The student that stage `number` starts from: its folder, and the version its attempts carry."""
+        if number == 1:
+            return self.config.student.path, "initial"
+        return self.folder.stage(number - 1).student, f"stage-{number - 1}"
+
+    @contextmanager
+    def engine(self, weights: Path, version: str) -> Iterator[RolloutEngine]:
+        """The rollout engine with these weights, for one phase; closed at its end, so that training has the
+        memory. Rank 0 only."""
+        engine = ENGINES[self.config.rollout.engine](self.config.rollout, self.world.device)
+        try:
+            engine.load_weights(weights, version)
+            yield engine
+        finally:
+            engine.close()

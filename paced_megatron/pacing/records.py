@@ -1,0 +1,87 @@
+"""pass_rates.jsonl: a line per problem, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paced_megatron.errors import UserError
+from paced_megatron.pacing.pass_rate import PassRate
+from paced_megatron.pacing.weights import PacedWeights
+
+_REMEDY = "delete the file, `paced weigh` writes it anew"
+
+
+def write_pass_rates(path: Path, pass_rates: Sequence[PassRate], paced: PacedWeights) -> None:
+    """Write {problem_id, correct, attempts, pass_rate, on_frontier, weight} a line; weight 0 for the dropped.
+
+    The file appears complete: whoever finds it may take the weighing as done.
+    """
+    lines = []
+    for rate in pass_rates:
+        record = {
+            "problem_id": rate.problem_id,
+            "correct": rate.correct,
+            "attempts": rate.attempts,
+            "pass_rate": rate.value,
+            "on_frontier": rate.on_frontier,
+            "weight": paced.weights.get(rate.problem_id, 0.0),
+        }
+        lines.append(json.dumps(record) + "\n")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_pass_rates(path: Path) -> list[PassRate]:
+    """The pass rates of the file, in its order. Raises UserError for a missing file or a broken line."""
+    return [_pass_rate(record) for record in _read(path)]
+
+
+def read_weights(path: Path) -> dict[str, float]:
+    """The weights of the problems on the frontier, in the file's order, to the last bit as they were written.
+
+    Raises UserError for a missing file or a broken line.
+    """
+    return {record["problem_id"]: record["weight"] for record in _read(path) if record["on_frontier"]}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run `paced weigh` first")
+    records: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            _check(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: not a pass rate ({error}): {_REMEDY}") from error
+        if record["problem_id"] in seen:
+            raise UserError(f"{path}:{number}: problem {record['problem_id']} again: {_REMEDY}")
+        seen.add(record["problem_id"])
+        records.append(record)
+    return records
+
+
+def _pass_rate(record: dict[str, Any]) -> PassRate:
+    return PassRate(record["problem_id"], record["correct"], record["attempts"])
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError unless the record's parts are there and agree."""
+    rate = _pass_rate(record)
+    if record["on_frontier"] is not rate.on_frontier or record["pass_rate"] != rate.value:
+        raise ValueError("pass_rate or on_frontier does not fit correct and attempts")
+    if not isinstance(record["weight"], float) or not 0 <= record["weight"] < math.inf:
+        raise ValueError("weight is not a number from 0 on")

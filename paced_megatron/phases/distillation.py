@@ -1,0 +1,92 @@
+"""Phases on Megatron-Core: training, and the trained student back in Hugging Face form."""
+
+from __future__ import annotations
+
+import shutil
+
+from paced_megatron.errors import UserError
+from paced_megatron.job import Job
+from paced_megatron.models.folder import save_folder
+from paced_megatron.models.gpt import HiddenStatesModel
+from paced_megatron.pacing import read_weights
+from paced_megatron.phases.evaluation import evaluate, is_measured
+from paced_megatron.phases.needs import read_recorded, student_before
+from paced_megatron.rollout.requests import attempt_seed
+from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
+from paced_megatron.training.examples import Example, examples_from_responses
+from paced_megatron.training.loop import train_stage
+from paced_megatron.training.trainer import Trainer, load_model
+
+
+def train(job: Job, number: int) -> None:
+    """Distil the teacher into the student on the weighted responses: checkpoints/ and metrics.jsonl."""
+    folder, stage, config = job.stage_folder(number), job.stage(number), job.config
+    done = job.world.lead.agree(latest_iteration(folder.checkpoints) or 0)
+    if done >= stage.train_iters:
+        return job.say(f"stage {number}: trained already ({done} steps)")
+    examples = _examples(job, number)
+    student_folder, _ = student_before(job, number)
+    trainer = Trainer.from_folders(
+        job.world, stage, config.training, student_folder=student_folder, teacher_folder=config.teacher.path
+    )
+
+    def evaluate_snapshot(step: int, student: HiddenStatesModel) -> None:
+        snapshot = folder.snapshot(step)
+        if job.world.lead.agree(is_measured(job, number, step)):
+            return
+        save_folder(
+            student,
+            job.inputs.student,
+            job.world.groups,
+            source=config.student.path,
+            out=snapshot,
+            replace=True,  # a run killed during this evaluation left one
+        )
+        evaluate(job, number, step, snapshot)
+        job.world.lead.alone(lambda: shutil.rmtree(snapshot), "clearing up after an evaluation")
+
+    train_stage(
+        trainer,
+        folder,
+        examples,
+        train_iters=stage.train_iters,
+        seed=attempt_seed(config.seed, "order of batches", number),
+        evaluate_every=config.evaluation.every if job.inputs.test else 0,
+        on_evaluation=evaluate_snapshot,
+        console=job.console,
+    )
+
+
+def export(job: Job, number: int) -> None:
+    """The trained student as a Hugging Face folder: hf/."""
+    folder = job.stage_folder(number)
+    if job.world.lead.agree(folder.student.exists()):
+        return job.say(f"stage {number}: exported already ({folder.student})")
+    done = job.world.lead.agree(latest_iteration(folder.checkpoints) or 0)
+    if done < job.stage(number).train_iters:
+        raise UserError(
+            f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
+            "train` first"
+        )
+    shape, model = load_model(job.config.student.path, job.world, job.config.training)
+    load_model_weights(folder.checkpoints, done, model)
+    save_folder(model, shape, job.world.groups, source=job.config.student.path, out=folder.student)
+    job.say(f"stage {number}: student exported to {folder.student}")
+
+
+def _examples(job: Job, number: int) -> list[Example]:
+    """The stage's examples, the same on every rank: files are read where all ranks see them."""
+    folder = job.stage_folder(number)
+    weights = read_weights(folder.pass_rates)
+    responses = read_recorded(folder.responses, "respond")
+    if {response.problem_id for response in responses} != set(weights):
+        raise UserError(
+            f"{folder.responses}: not all of the teacher's responses are there; run `paced respond` first"
+        )
+    examples = examples_from_responses(responses, job.inputs.train.prompts, weights)
+    if not examples:
+        raise UserError(
+            f"{folder.responses}: all {len(responses)} responses of the teacher are truncated; raise "
+            "rollout.max_new_tokens"
+        )
+    return examples

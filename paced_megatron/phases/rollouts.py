@@ -1,0 +1,112 @@
+"""Phases that sample text: the student's attempts and the teacher's responses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from paced_megatron.inputs import ProblemSet
+from paced_megatron.job import Job
+from paced_megatron.pacing import read_weights
+from paced_megatron.phases.needs import student_before
+from paced_megatron.problems.outcome import Outcome
+from paced_megatron.problems.verify import score
+from paced_megatron.progress import track
+from paced_megatron.rollout.attempts import Attempt, outcome_counts, recover_attempts
+from paced_megatron.rollout.collect import collect_attempts
+from paced_megatron.rollout.engine import Sampling
+from paced_megatron.rollout.requests import attempt_requests, attempt_seed
+
+
+def roll_out(job: Job, number: int) -> None:
+    """The student that the stage starts from attempts every problem K times: attempts.jsonl."""
+    weights, version = student_before(job, number)
+    path = job.stage_folder(number).attempts
+
+    def work() -> None:
+        attempts = sample(
+            job,
+            job.inputs.train,
+            weights=weights,
+            version=version,
+            path=path,
+            sampling=_sampling(job),
+            per_problem=job.config.rollout.attempts,
+            what=f"stage {number}: attempts",
+        )
+        job.say(f"stage {number}: {_shares(attempts)}")
+
+    job.world.lead.alone(work, f"attempts of stage {number}")
+
+
+def respond(job: Job, number: int) -> None:
+    """The teacher answers the problems on the frontier once each, as text to train on: responses.jsonl."""
+    folder = job.stage_folder(number)
+
+    def work() -> None:
+        responses = sample(
+            job,
+            job.inputs.train.only(read_weights(folder.pass_rates)),
+            weights=job.config.teacher.path,
+            version="teacher",
+            path=folder.responses,
+            sampling=_sampling(job),
+            per_problem=1,
+            what=f"stage {number}: teacher's responses",
+        )
+        job.say(f"stage {number}: teacher's responses: {_shares(responses)}; truncated ones are left out")
+
+    job.world.lead.alone(work, f"teacher's responses of stage {number}")
+
+
+def _sampling(job: Job) -> Sampling:
+    rollout = job.config.rollout
+    return Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
+
+
+def sample(
+    job: Job,
+    problems: ProblemSet,
+    *,
+    weights: Path,
+    version: str,
+    path: Path,
+    sampling: Sampling,
+    per_problem: int,
+    what: str,
+) -> list[Attempt]:
+    """Every attempt at every problem by these weights, scored; those that `path` already has are not made
+    again."""
+    # The file's name within the run goes into the seeds, so that no two phases draw alike.
+    seed = attempt_seed(job.config.seed, str(path.relative_to(job.folder.path)), 0)
+    requests = attempt_requests(problems.prompts, per_problem, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recorded = {attempt.key: attempt for attempt in recover_attempts(path)}
+    if recorded.keys() == {request.key for request in requests}:
+        return [recorded[request.key] for request in requests]  # complete: no model need be loaded
+    verifier, tokenizer = job.config.problems.verifier, job.inputs.tokenizer
+    correct = 0
+    with track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar:
+
+        def advance(done: int, total: int, new: list[Attempt]) -> None:
+            nonlocal correct
+            correct += sum(attempt.outcome is Outcome.CORRECT for attempt in new)
+            bar.advance(done - bar.done, correct=f"{correct / done:.0%}")
+
+        with job.engine(weights, version) as engine:
+            return collect_attempts(
+                engine,
+                requests,
+                sampling,
+                lambda text, problem_id, reason: score(text, problems.by_id[problem_id], reason, verifier),
+                lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+                path,
+                advance,
+            )
+
+
+def _shares(attempts: Collection[Attempt]) -> str:
+    counts = outcome_counts(attempts)
+    return f"{len(attempts)} attempts, " + ", ".join(
+        f"{count / len(attempts):.1%} {kind}" for kind, count in counts.items() if count
+    )

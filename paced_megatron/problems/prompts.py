@@ -1,0 +1,119 @@
+"""The prompt: a problem in the user turn of the tokenizer's chat template, as token ids."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from jinja2 import meta
+
+from paced_megatron.config import PromptConfig
+from paced_megatron.errors import UserError
+from paced_megatron.problems.problem import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SLOT = "{problem}"
+PROBE = Problem(id="probe", problem="How much is one plus one", answer="2")
+
+
+def prompt_token_ids(
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, prompts: PromptConfig
+) -> list[int]:
+    """The ids after which the response begins: system turn (if any), user turn, start of the reply.
+
+    Nothing is cut off, however long the problem is. `tokenizer` comes from load_tokenizer, which gives it
+    prompts.chat_template, and `prompts` has passed check_prompts.
+    """
+    # return_dict=False: transformers 5 would return a BatchEncoding. It adds no tokens of its own.
+    ids = tokenizer.apply_chat_template(
+        _messages(problem, prompts),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+        **prompts.chat_template_kwargs,
+    )
+    return list(ids)
+
+
+def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> None:
+    """Renders one prompt, so that what is wrong with the template is known before any model is loaded.
+
+    Raises UserError: a template without {problem}, no chat template or a broken one, template arguments that
+    the template does not read (a typing error would change nothing, silently), a problem that gets lost.
+    """
+    if SLOT not in prompts.template:
+        raise UserError(
+            f"problems.prompts.template: {prompts.template!r} lacks the slot {SLOT} for the problem's text"
+        )
+    if prompts.chat_template is not None:
+        read_chat_template(prompts.chat_template)
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"the tokenizer in {tokenizer.name_or_path} has no chat template; "
+            "set problems.prompts.chat_template to a Jinja file"
+        )
+    _check_arguments(tokenizer, prompts)
+    source = _template_source(prompts)
+    turns, arguments = _messages(PROBE, prompts), prompts.chat_template_kwargs
+    try:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **arguments)
+    except Exception as error:  # a template is a program: what it raises is up to its author
+        raise UserError(f"{source} does not render: {_one_line(error)}") from error
+    if PROBE.problem not in text:
+        raise UserError(f"{source} leaves out the user's message, so that no problem would reach the model")
+
+
+def read_chat_template(path: Path) -> str:
+    """The text of a Jinja file; UserError when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"problems.prompts.chat_template: {path} cannot be read ({reason})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"problems.prompts.chat_template: {path} is not UTF-8") from error
+
+
+def _messages(problem: Problem, prompts: PromptConfig) -> list[dict[str, str]]:
+    # replace, not format: problems and templates are full of LaTeX's own braces.
+    turns = [{"role": "user", "content": prompts.template.replace(SLOT, problem.problem)}]
+    if prompts.system_prompt is not None:
+        turns.insert(0, {"role": "system", "content": prompts.system_prompt})
+    return turns
+
+
+def _check_arguments(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> None:
+    reserved = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
+    read = _variables(tokenizer.get_chat_template())
+    for name in prompts.chat_template_kwargs:
+        if name in reserved:
+            raise UserError(f"problems.prompts.chat_template_kwargs: {name!r} is not free; leave it out")
+        if read is not None and name not in read:
+            raise UserError(
+                f"problems.prompts.chat_template_kwargs: {_template_source(prompts)} does not read {name!r} "
+                f"(it reads {', '.join(sorted(read))}); correct the name or leave it out"
+            )
+
+
+def _variables(template: str) -> set[str] | None:
+    """The variables that a chat template reads from outside; None for one with tags of its own dialect."""
+    dialect = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        return meta.find_undeclared_variables(dialect.parse(template))
+    except jinja2.TemplateSyntaxError:
+        return None  # transformers' {% generation %}, or an error which the trial rendering will show
+
+
+def _template_source(prompts: PromptConfig) -> str:
+    if prompts.chat_template is None:
+        return "the tokenizer's own chat template"
+    return f"problems.prompts.chat_template: {prompts.chat_template}"
+
+
+def _one_line(error: Any) -> str:
+    line = getattr(error, "lineno", None)
+    return f"{' '.join(str(error).split()) or type(error).__name__}{f' (line {line})' if line else ''}"

@@ -1,0 +1,158 @@
+"""Writing so that nothing is left half-written: files, folders and lines appear whole or not at all.
+
+What is being written has a name that ends in `.tmp-` and eight hexadecimal digits, beside its place. A killed
+run leaves it there; `sweep_leftovers` removes it at the next start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paced_megatron.errors import UserError
+
+LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{8}$")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8) to `path`, which holds its old or its new content at every moment."""
+    temporary = _temporary(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; when the block ends well it becomes `path`, whole, and on disk.
+
+    Args:
+        path: the folder to be; its parent is there.
+        replace: allow `path` to be there: it is put aside first. Killed in the moment between the two
+            renames, a run leaves no `path`, and has to make it again.
+
+    Raises:
+        FileExistsError: `path` is there, and `replace` is False.
+    """
+    if path.exists() and not replace:
+        raise FileExistsError(f"{path} is there already")
+    temporary, old = _temporary(path), _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _fsync_tree(temporary)
+        if replace and path.exists():
+            os.rename(path, old)
+        os.rename(temporary, path)
+    except BaseException:
+        if old.exists() and not path.exists():  # Ctrl-C between the two
+            os.rename(old, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep_leftovers(folder: Path) -> list[Path]:
+    """Remove what a killed run left half-written anywhere below `folder`; return what was removed."""
+    removed = []
+    for where, folders, files in os.walk(folder):
+        for name in filter(LEFTOVER.search, folders + files):
+            path = Path(where, name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            removed.append(path)
+        folders[:] = [name for name in folders if not LEFTOVER.search(name)]
+    return sorted(removed)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Append `lines` (each without its newline) in one write, and wait until they are on disk.
+
+    Raises:
+        ValueError: a line holds a newline; or the file ends in a torn line (see `read_jsonl`), to which the
+            first of these would stick.
+    """
+    lines = list(lines)
+    if any("\n" in line for line in lines):
+        raise ValueError(f"{path}: a line with a newline in it would be two")
+    is_new = not path.exists()
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+            raise ValueError(f"{path} ends in a torn line; read_jsonl(path, cut_torn_tail=True) cuts it off")
+        left = memoryview("".join(f"{line}\n" for line in lines).encode())
+        while left:  # one write, but for a full disk or a signal
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+    if is_new:
+        _fsync_folder(path.parent)
+
+
+def read_jsonl(path: Path, cut_torn_tail: bool = False) -> list[dict[str, Any]]:
+    """The records of a file that `append_lines` wrote, one JSON object a line; [] when there is no file.
+
+    A last line without its newline is what a killed run wrote half: it is no record. Before appending again
+    it must be cut off the file: `cut_torn_tail`.
+
+    Raises:
+        UserError: another line is no JSON object (file:line).
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if cut_torn_tail and whole < len(content):
+        with path.open("rb+") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+    records = []
+    for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: not a JSON object; mend or remove the line")
+        records.append(record)
+    return records
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
+
+
+def _fsync_tree(root: Path) -> None:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            _fsync(Path(folder, name), os.O_RDONLY)
+        _fsync_folder(Path(folder))
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Names are the folder's content: without this a rename may be lost with the power."""
+    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,239 @@
+"""Start a job's processes on this host, watch over them, and end them together.
+
+The processes find RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in their environment, as under
+torchrun; a process that torchrun or a cluster started finds them too (`already_launched`) and joins without
+coming through here.
+
+Plain processes instead of torchrun's elastic agent, because of what a user sees: the agent turns Ctrl-C into
+SIGTERM, prints a banner around every failure, and leaves its workers running when it is itself killed. What
+the agent is for (restarts, several hosts) belongs to the cluster's launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STOP_GRACE_S = 20.0  # after Ctrl-C, for a clean end
+FAILURE_GRACE_S = 5.0  # after one rank failed, for the others to end by themselves
+POLL_S = 0.05
+TAIL_LINES = 20
+USER_ERROR = 2
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def already_launched() -> bool:
+    """Whether this process is a rank of a job that somebody (torchrun, `launch`, a cluster) has started."""
+    return "RANK" in os.environ
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now.
+
+    It lies below the range from which the kernel takes ports for outgoing connections, so that none of these
+    is given it between now and its use.
+
+    Raises:
+        OSError: no free port among many tried.
+    """
+    for _ in range(200):
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("found no free TCP port between 20000 and 32000")
+
+
+def launch(
+    argv: Sequence[str], world_size: int, module: str = "paced_megatron.cli", log_dir: Path | None = None
+) -> int:
+    """Run `python -m MODULE ARGV...` in `world_size` processes on this host; return the job's exit code.
+
+    Rank 0's stdout and stderr are this process's own. The others write to LOG_DIR/rank-N.log (appended;
+    without a folder, to files that are deleted at the end); when one of them is the first to fail, its last
+    lines are shown on stderr.
+
+    Ctrl-C, SIGTERM and SIGHUP reach every rank once, as SIGINT; a second one, or 20 seconds without an end,
+    kills them. When a rank fails the others have 5 seconds to end by themselves. When this process is killed
+    they die with it (Linux). To be called from the main thread, the only one that may handle signals.
+
+    Returns:
+        0; or the code of the rank that failed first (2 for a user's mistake; 128 + N for a rank killed by
+        signal N); or 130 after Ctrl-C (143 after SIGTERM, 129 after SIGHUP).
+    """
+    with contextlib.ExitStack() as stack:
+        if log_dir is None:
+            log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paced-")))
+        log_dir.mkdir(parents=True, exist_ok=True)
+        job = _Job([sys.executable, "-m", module, *argv], world_size, log_dir)
+        stack.callback(job.kill)
+        stack.enter_context(_signals_to(job.signals))
+        job.start()
+        return job.wait()
+
+
+@dataclass
+class _Rank:
+    process: subprocess.Popen[bytes]
+    log: Path | None  # None for rank 0
+    log_start: int = 0  # where this run's lines begin
+
+
+@dataclass
+class _Job:
+    command: list[str]
+    world_size: int
+    log_dir: Path
+    ranks: list[_Rank] = field(default_factory=list)
+    signals: list[int] = field(default_factory=list)  # that came; the first one ends the job
+    deadline: float = float("inf")  # when what still runs is killed
+
+    def start(self) -> None:
+        port = free_port()
+        die_with_me = _die_with(os.getpid())
+        for rank in range(self.world_size):
+            self.ranks.append(self._start_rank(rank, port, die_with_me))
+
+    def _start_rank(self, rank: int, port: int, die_with_me: Callable[[], None]) -> _Rank:
+        log = None if rank == 0 else self.log_dir / f"rank-{rank}.log"
+        with contextlib.ExitStack() as stack:
+            output = None if log is None else stack.enter_context(log.open("ab"))
+            # A session of its own: the terminal's Ctrl-C reaches us alone, and we hand it on once; and what a
+            # rank starts can be killed with it. It has no terminal to read from.
+            process = subprocess.Popen(
+                self.command,
+                env=_environment(rank, self.world_size, port),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=die_with_me,
+            )
+            return _Rank(process, log, 0 if output is None else output.tell())
+
+    def wait(self) -> int:
+        failed: int | None = None  # the rank that failed first
+        interrupted = False
+        while any(rank.process.poll() is None for rank in self.ranks):
+            if self.signals and not interrupted:
+                interrupted = True
+                self._interrupt()
+            elif failed is None and not interrupted:
+                failed = self._first_failed()
+                if failed is not None:
+                    self.deadline = time.monotonic() + FAILURE_GRACE_S
+            if len(self.signals) > 1 or time.monotonic() > self.deadline:
+                self.kill()
+            time.sleep(POLL_S)
+        if self.signals:
+            return 128 + self.signals[0]
+        failed = self._first_failed() if failed is None else failed
+        if failed is None:
+            return 0
+        self._explain(failed)
+        return _exit_code(self.ranks[failed].process)
+
+    def _first_failed(self) -> int | None:
+        return next((number for number, rank in enumerate(self.ranks) if rank.process.poll()), None)
+
+    def _interrupt(self) -> None:
+        self.deadline = time.monotonic() + STOP_GRACE_S
+        for rank in self.ranks:
+            if rank.process.poll() is None:
+                rank.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill what still runs, and what it has started."""
+        for rank in self.ranks:
+            if rank.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(rank.process.pid, signal.SIGKILL)
+        for rank in self.ranks:
+            rank.process.wait()
+
+    def _explain(self, number: int) -> None:
+        """Say on stderr what rank 0's own output does not say."""
+        rank, code = self.ranks[number], self.ranks[number].process.returncode
+        if code < 0:
+            name = signal.Signals(-code).name
+            memory = " (out of memory?)" if name == "SIGKILL" else ""
+            print(f"rank {number} was killed by {name}{memory}; the job is ended", file=sys.stderr)
+        if rank.log is None:
+            return
+        if code == USER_ERROR and self.ranks[0].process.returncode == USER_ERROR:
+            return  # the same mistake, which rank 0 has shown
+        lines = _lines_from(rank.log, rank.log_start)
+        if code == USER_ERROR:
+            print("\n".join(lines[-1:]), file=sys.stderr)
+        elif lines:
+            print(f"rank {number} failed first; the end of {rank.log}:", file=sys.stderr)
+            print("\n".join(f"  {line}" for line in lines[-TAIL_LINES:]), file=sys.stderr)
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    code = process.returncode
+    return code if code >= 0 else 128 - code
+
+
+def _lines_from(log: Path, start: int) -> list[str]:
+    with log.open("rb") as file:
+        file.seek(start)
+        return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+
+
+def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    env = os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONUNBUFFERED": "1",  # what a rank said before it was killed is in its log
+    }
+    env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world_size)))
+    if "lo" in (name for _, name in socket.if_nameindex()):
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo")  # works on a host whose own name leads nowhere, too
+    return env
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a new process does first: ask the kernel to be killed when `parent` ends (only Linux can)."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: not between fork and exec
+
+    def ask() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where a shell started us with &
+        if libc is not None:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it was killed before we could ask
+                os._exit(1)
+
+    return ask
+
+
+@contextlib.contextmanager
+def _signals_to(came: list[int]) -> Iterator[None]:
+    """Note SIGINT, SIGTERM and SIGHUP in `came` for a while, except those that are ignored (as under nohup).
+
+    Only noted: a handler that waited for a process could deadlock with the wait that it interrupts.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    taken = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for number in taken:
+        signal.signal(number, lambda signum, frame: came.append(signum))
+    try:
+        yield
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)

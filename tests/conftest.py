@@ -1,0 +1,46 @@
+"""What every test may ask for: the real data, the pool of processes, no network and few threads."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and transformers are imported, which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+if (Path(__file__).parent / "pool.py").exists():
+    pytest_plugins = [
+        "pool"
+    ]  # tests/pool.py: the fixture `pool`, worker processes that stay up between tests
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data (MATH-500, AIME-24, the Qwen3 tokenizer, published config.json files).
+
+    It is $PACED_TEST_DATA, or else ../shared/data beside the repository. Without it a test is skipped, and
+    fails instead where REQUIRE_DATA=1.
+    """
+    named = os.environ.get("PACED_TEST_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if folder.is_dir():
+        return folder
+    reason = f"no real data: {folder} is not a folder; set PACED_TEST_DATA"
+    if os.environ.get("REQUIRE_DATA") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of bytes and a few special tokens, and a ChatML template: any text fits."""
+    # Here, so that the tests of a room without models need not wait for transformers.
+    from tiny_models import write_byte_tokenizer
+
+    return write_byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))

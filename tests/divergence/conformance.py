@@ -1,0 +1,102 @@
+"""Comparing what the ranks of a group got with the one-process float64 reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from divergence.cases import TOKENS, VOCAB, Outcome, Spec, case_of
+from paced_megatron.divergence import DivergenceResult
+from paced_megatron.divergence.reference import reference_divergence
+
+PER_TOKEN = (
+    "divergence",
+    "student_entropy",
+    "teacher_entropy",
+    "student_log_normalizer",
+    "teacher_log_normalizer",
+    "student_log_prob",
+    "teacher_log_prob",
+)
+
+
+def gradient_bar(spec: Spec) -> float:
+    """The largest relative error of a gradient: what float32 can do (FACTS.md), and bf16's own rounding."""
+    if spec.dtype == "float64":
+        return 1e-10
+    if spec.dtype == "bfloat16":
+        return 3.5e-3
+    if spec.kind == "extreme":
+        return 1e-3  # the +-100 that all likely ids have in common cancels; float32 leaves 1e-7 of 100 x 1e4
+    return 2e-5 if spec.forward_kl >= 1 else 1e-4
+
+
+@cache
+def _reference(spec: Spec) -> tuple[DivergenceResult, Tensor, Tensor]:
+    """The result, the hidden gradient [N, H] and the head's gradient [V, H], in float64."""
+    case = case_of(spec)
+    hidden = case.student_hidden.double().clone().requires_grad_()
+    head = case.student_head.double().clone().requires_grad_()
+    chosen = slice(None) if spec.indices is None else torch.tensor(spec.indices, dtype=torch.int64)
+    result = reference_divergence(
+        hidden[chosen],
+        head,
+        case.teacher_hidden[chosen],
+        case.teacher_head,
+        (0.0 if spec.zero_weights else 1.0) * case.weights[chosen],
+        divergence=spec.divergence,
+        temperature=spec.temperature,
+        vocab_size=VOCAB,
+        labels=case.labels[chosen],
+    )
+    (spec.upstream * result.loss).backward()
+    assert hidden.grad is not None and head.grad is not None
+    return result, hidden.grad, head.grad
+
+
+def reference_of(spec: Spec) -> tuple[DivergenceResult, Tensor, Tensor]:
+    """Computed once for all the layouts of a case."""
+    return _reference(replace(spec, chunk=TOKENS, sequence_parallel=False, rows=None, main_grad=False))
+
+
+def assert_conforms(spec: Spec, outcomes: list[Outcome]) -> None:
+    """Value, by-products and gradients of every rank against the reference."""
+    expected, hidden_grad, head_grad = reference_of(spec)
+    if spec.kind == "drawn":
+        given = reference_of(replace(spec, divergence="forward_kl", indices=None))[0]
+        forward_kl = given.divergence.mean().item()
+        assert abs(forward_kl / spec.forward_kl - 1) < 0.01, f"the case has a forward KL of {forward_kl}"
+
+    exact = spec.dtype == "float64"
+    for rank, outcome in enumerate(outcomes):
+        for name in ("loss", *PER_TOKEN):
+            ours, theirs = getattr(outcome.result, name), getattr(expected, name).detach()
+            assert ours.dtype == (torch.float64 if exact else torch.float32), name
+            # Entropies, normalisers and a KL's terms are sums of a few nats: float32 leaves 1e-6 of that.
+            rtol, atol = (1e-10, 1e-11) if exact else (2e-6, 3e-6)
+            error = (ours.double() - theirs).abs() - rtol * theirs.abs()
+            assert (error <= atol).all(), f"{name} is off by {error.max():.1e} on rank {rank}: {spec}"
+
+    if spec.sequence_parallel:
+        assert_near(spec, "hidden gradient", torch.cat([o.hidden_grad for o in outcomes]), hidden_grad)
+    else:
+        for outcome in outcomes:
+            assert_near(spec, "hidden gradient", outcome.hidden_grad, hidden_grad)
+
+    if spec.main_grad:
+        assert all(o.head_grad is None for o in outcomes), "autograd is to give the head nothing"
+        ours = torch.cat([o.main_grad for o in outcomes]).double() - 1.0
+    else:
+        ours = torch.cat([o.head_grad for o in outcomes])
+    assert_near(spec, "head gradient", ours[:VOCAB], head_grad)
+    assert ours[VOCAB:].abs().sum() == 0, f"padding rows got a gradient: {spec}"
+
+
+def assert_near(spec: Spec, what: str, ours: Tensor | None, theirs: Tensor) -> None:
+    assert ours is not None and ours.shape == theirs.shape, f"{what} of {spec}"
+    size = theirs.norm().item()
+    error = (ours.double() - theirs).norm().item() / (size if size else 1.0)
+    assert error <= gradient_bar(spec), f"{what} is off by {error:.1e} of its size: {spec}"

@@ -1,0 +1,261 @@
+"""What a training loop does to the fused divergence beside the plain call, and the inputs at the edges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from divergence.cases import TOKENS, VOCAB, Outcome, Spec, case_of, run_all, run_one
+from divergence.conformance import assert_conforms
+from paced_megatron.divergence import DIVERGENCES, DivergenceResult, weighted_divergence
+
+SHUFFLED = (17, 3, 3, 11, 0, 23, 8)  # out of order, one twice
+SPECIAL = {
+    "upstream": [Spec(divergence=d, upstream=-3.0, chunk=7) for d in DIVERGENCES],
+    "main_grad": [
+        Spec(divergence=d, dtype=dtype, main_grad=True, upstream=2.0, chunk=7)
+        for d in DIVERGENCES
+        for dtype in ("float64", "bfloat16")
+    ],
+    "indices": [
+        Spec(divergence=d, indices=SHUFFLED, chunk=3, sequence_parallel=sp)
+        for d in DIVERGENCES
+        for sp in (False, True)
+    ],
+    "equal": [
+        Spec(divergence=d, kind="equal", dtype=dtype, temperature=0.7, chunk=7)
+        for d in DIVERGENCES
+        for dtype in ("float32", "bfloat16")
+    ],
+    "no token": [
+        Spec(divergence=d, indices=(), sequence_parallel=sp) for d in DIVERGENCES for sp in (False, True)
+    ],
+    "zero weights": [Spec(divergence=d, zero_weights=True) for d in DIVERGENCES],
+    "padding only": [
+        Spec(divergence=d, dtype=dtype, rows=VOCAB, chunk=7)
+        for d in DIVERGENCES
+        for dtype in ("float64", "float32")
+    ],
+    "extreme": [
+        Spec(divergence=d, kind="extreme", dtype=dtype, chunk=7)
+        for d in DIVERGENCES
+        for dtype in ("float64", "float32")
+    ],
+}
+
+
+@pytest.fixture(scope="module", params=[1, pytest.param(4, marks=pytest.mark.parallel)])
+def special(request: pytest.FixtureRequest) -> dict[str, list[tuple[Spec, list[Outcome]]]]:
+    """Each kind's specs with the outcomes of all ranks, in one process and in a group of four: one job."""
+    specs = [spec for kind in SPECIAL.values() for spec in kind]
+    if request.param == 1:
+        outcomes = [[run_one(spec, 0, 1, None)] for spec in specs]
+    else:
+        by_rank = request.getfixturevalue("pool").run(run_all, 4, [((0, 1, 2, 3), specs)])
+        outcomes = [list(of_ranks) for of_ranks in zip(*by_rank, strict=True)]
+    found = dict(zip(specs, outcomes, strict=True))
+    return {kind: [(spec, found[spec]) for spec in of_kind] for kind, of_kind in SPECIAL.items()}
+
+
+def test_a_gradient_from_upstream_multiplies_both_gradients(special: Any) -> None:
+    for spec, outcomes in special["upstream"]:
+        assert_conforms(spec, outcomes)
+
+
+def test_main_grad_gets_the_heads_gradient_added_and_the_head_gets_none(special: Any) -> None:
+    for spec, outcomes in special["main_grad"]:
+        assert_conforms(spec, outcomes)
+
+
+def test_token_indices_choose_tokens_in_their_order_and_a_repeated_one_counts_twice(special: Any) -> None:
+    for spec, outcomes in special["indices"]:
+        assert_conforms(spec, outcomes)
+
+
+def test_an_equal_teacher_gives_no_divergence_and_no_gradient(special: Any) -> None:
+    for spec, outcomes in special["equal"]:
+        for outcome in outcomes:
+            assert outcome.result.divergence.abs().max() <= 1e-6, spec
+            assert outcome.hidden_grad.abs().max() <= 1e-7, spec
+            assert outcome.head_grad.abs().max() <= 1e-7, spec
+            assert outcome.result.student_entropy.min() > 0.1, spec
+
+
+def test_without_a_token_loss_and_gradients_are_zero(special: Any) -> None:
+    for spec, outcomes in special["no token"]:
+        for outcome in outcomes:
+            assert outcome.result.loss == 0 and outcome.result.divergence.shape == (0,), spec
+            assert outcome.hidden_grad.numel() and outcome.hidden_grad.abs().sum() == 0, spec
+            assert outcome.head_grad.abs().sum() == 0, spec
+
+
+def test_weights_of_zero_give_gradients_of_zero_and_the_by_products_all_the_same(special: Any) -> None:
+    for spec, outcomes in special["zero weights"]:
+        assert_conforms(spec, outcomes)
+        for outcome in outcomes:
+            assert outcome.result.loss == 0 and outcome.hidden_grad.abs().sum() == 0, spec
+            assert outcome.result.divergence.min() > 1e-3, spec
+
+
+def test_ranks_that_hold_padding_only_change_nothing(special: Any) -> None:
+    """The first rank has the whole vocabulary, the other three nothing real."""
+    for spec, outcomes in special["padding only"]:
+        assert_conforms(spec, outcomes)
+
+
+def test_logits_of_ten_thousand_are_finite_and_right(special: Any) -> None:
+    for spec, outcomes in special["extreme"]:
+        case = case_of(spec)
+        assert (case.student_hidden @ case.student_head.t()).abs().max() > 1e4
+        assert_conforms(spec, outcomes)
+
+
+# The rest is one process's business.
+
+
+def call(**changes: Any) -> DivergenceResult:
+    """A sound call on TOKENS tokens, with changes."""
+    case = case_of(Spec())
+    arguments: dict[str, Any] = {
+        "student_hidden": case.student_hidden.clone().requires_grad_(),
+        "student_head": case.student_head.clone().requires_grad_(),
+        "teacher_hidden": case.teacher_hidden,
+        "teacher_head": case.teacher_head,
+        "weights": case.weights,
+        "vocab_size": VOCAB,
+        "compute_grad": True,
+    }
+    return weighted_divergence(**{**arguments, **changes})
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_theirs() -> None:
+    case, spec = case_of(Spec()), Spec()
+    hidden, main_grad = case.student_hidden.clone().requires_grad_(), torch.zeros_like(case.student_head)
+    call(student_hidden=hidden, student_head=case.student_head, main_grad=main_grad).loss.backward()
+    assert case.student_head.grad is None and main_grad.abs().sum() == 0
+    torch.testing.assert_close(hidden.grad, run_one(spec, 0, 1, None).hidden_grad)
+
+
+def test_frozen_hidden_states_get_no_gradient_and_the_head_its_own() -> None:
+    case = case_of(Spec())
+    head = case.student_head.clone().requires_grad_()
+    call(student_hidden=case.student_hidden, student_head=head).loss.backward()
+    expected = run_one(Spec(), 0, 1, None).head_grad[:VOCAB]
+    torch.testing.assert_close(head.grad, expected)
+
+
+def test_the_teacher_gets_no_gradient() -> None:
+    case = case_of(Spec())
+    taught, teacher_head = (x.clone().requires_grad_() for x in (case.teacher_hidden, case.teacher_head))
+    call(teacher_hidden=taught, teacher_head=teacher_head).loss.backward()
+    assert taught.grad is None and teacher_head.grad is None
+
+
+def test_two_backward_passes_add_up() -> None:
+    hidden = case_of(Spec()).student_hidden.clone().requires_grad_()
+    loss = call(student_hidden=hidden).loss
+    loss.backward(retain_graph=True)
+    assert hidden.grad is not None
+    once = hidden.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(hidden.grad, 2 * once)
+
+
+def test_without_compute_grad_the_numbers_are_the_same_and_the_loss_has_no_graph() -> None:
+    for divergence in DIVERGENCES:
+        with_grad, without = (call(divergence=divergence, compute_grad=wanted) for wanted in (True, False))
+        assert with_grad.loss.grad_fn is not None and not without.loss.requires_grad
+        assert torch.equal(with_grad.loss, without.loss)
+        assert torch.equal(with_grad.divergence, without.divergence)
+
+
+def test_no_by_product_carries_a_graph_and_without_labels_there_are_no_log_probs() -> None:
+    result = call()
+    assert result.student_log_prob is None and result.teacher_log_prob is None
+    given = [value for name, value in vars(result).items() if name != "loss" and value is not None]
+    assert len(given) == 5 and not any(value.requires_grad for value in given)
+
+
+def test_a_label_outside_the_vocabulary_gives_nan() -> None:
+    labels = case_of(Spec()).labels.clone()
+    labels[:2] = torch.tensor([-100, VOCAB])
+    result = call(labels=labels)
+    assert result.student_log_prob is not None and result.teacher_log_prob is not None
+    assert result.student_log_prob.isnan().nonzero().flatten().tolist() == [0, 1]
+    assert result.teacher_log_prob.isnan().nonzero().flatten().tolist() == [0, 1]
+
+
+def test_autocast_does_not_touch_it() -> None:
+    case = case_of(Spec(dtype="float32"))
+    inputs = {
+        name: getattr(case, name)
+        for name in ("student_hidden", "student_head", "teacher_hidden", "teacher_head")
+    }
+    plain = call(**inputs).divergence
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(call(**inputs).divergence, plain)
+
+
+def test_no_hidden_state_at_all_is_no_token() -> None:
+    hidden = torch.zeros(0, 19, dtype=torch.float64, requires_grad=True)
+    result = call(student_hidden=hidden, teacher_hidden=torch.zeros(0, 27), weights=torch.zeros(0))
+    result.loss.backward()
+    assert result.loss == 0 and hidden.grad is not None and hidden.grad.shape == (0, 19)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "divergence: 'jeffreys' is unknown; known are forward_kl, reverse_kl": {"divergence": "jeffreys"},
+    "temperature: 0": {"temperature": 0.0},
+    "temperature: nan": {"temperature": float("nan")},
+    "workspace_mb: 0": {"workspace_mb": 0},
+    "vocab_size: 204 is not between 1 and the 203 head rows": {"vocab_size": 204},
+    "vocab_size: 0": {"vocab_size": 0},
+    "student_hidden: shape": {"student_hidden": torch.zeros(2, 12, 19)},
+    "student_hidden: dtype torch.int64": {"student_hidden": torch.zeros(24, 19, dtype=torch.int64)},
+    "student_head: rows of 18": {"student_head": torch.zeros(203, 18)},
+    "teacher_head: rows of 18": {"teacher_head": torch.zeros(203, 18)},
+    "teacher_hidden: 23 tokens": {"teacher_hidden": torch.zeros(23, 27)},
+    "teacher_head: 202 rows, but this rank's 203": {"teacher_head": torch.zeros(202, 27)},
+    "weights: 23 entries for 24 tokens": {"weights": torch.zeros(23)},
+    "weights: dtype torch.bfloat16": {"weights": torch.zeros(24, dtype=torch.bfloat16)},
+    "weights: on meta": {"weights": torch.zeros(24, device="meta")},
+    "labels: 23 entries": {"labels": torch.zeros(23, dtype=torch.int64)},
+    "labels: dtype torch.int32": {"labels": torch.zeros(24, dtype=torch.int32)},
+    "token_indices: on meta": {"token_indices": torch.zeros(24, dtype=torch.int64, device="meta")},
+    "token_indices: not all are in 0 .. 23": {"token_indices": torch.arange(1, 25)},
+    "main_grad: shape": {"main_grad": torch.zeros(203, 18)},
+    "main_grad: dtype": {"main_grad": torch.zeros(203, 19, dtype=torch.bfloat16)},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_does_not_fit_is_a_value_error_that_names_it(message: str) -> None:
+    assert call().divergence.shape == (TOKENS,)
+    with pytest.raises(ValueError) as error:
+        call(**WRONG[message])
+    assert str(error.value).startswith(message)
+
+
+def one_wrong_call(rank: int, world_size: int) -> tuple[str, int]:
+    """The message, and what the collective gives that is the group's next."""
+    import torch.distributed as dist
+
+    case = case_of(Spec())
+    with pytest.raises(ValueError) as error:
+        call(
+            student_head=case.student_head[:90],
+            teacher_head=case.teacher_head[rank * 90 :][:90],
+            vocab_size=VOCAB,
+            group=dist.group.WORLD,
+        )
+    total = torch.tensor([rank + 1])
+    dist.all_reduce(total)
+    return str(error.value), int(total)
+
+
+@pytest.mark.parallel
+def test_ranks_that_are_all_called_wrongly_raise_before_any_collective(pool: Any) -> None:
+    message = "vocab_size: 203 is not between 1 and the 180 head rows that 2 rank(s) with 90 rows hold"
+    assert pool.run(one_wrong_call, 2) == [(message, 3)] * 2

@@ -1,0 +1,64 @@
+"""Accuracy and its standard error, by numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from paced_megatron.errors import UserError
+from paced_megatron.evaluation.accuracy import add_row, measure, read_rows
+from paced_megatron.problems.outcome import Outcome
+from paced_megatron.rollout.attempts import Attempt
+
+
+def attempts(problem_id: str, *outcomes: Outcome) -> list[Attempt]:
+    return [
+        Attempt(
+            problem_id=problem_id,
+            index=index,
+            token_ids=(1,),
+            text="x",
+            finish_reason="length" if outcome is Outcome.TRUNCATED else "stop",
+            outcome=outcome,
+            seed=1,
+            weight_version="v",
+        )
+        for index, outcome in enumerate(outcomes)
+    ]
+
+
+RIGHT, WRONG, CUT = Outcome.CORRECT, Outcome.INCORRECT, Outcome.TRUNCATED
+ALL = [*attempts("a", RIGHT, RIGHT), *attempts("b", RIGHT, CUT), *attempts("c", WRONG, WRONG)]
+LEVELS = {"a": "easy", "b": "easy", "c": None}
+
+
+def row(step: int = 0, stage: int = 1):
+    return measure(ALL, LEVELS, stage=stage, step=step, sampling={"temperature": 1.0})
+
+
+def test_accuracy_is_the_mean_over_problems_of_the_share_correct():
+    measured = row()
+    assert measured.accuracy == pytest.approx(0.5)
+    assert measured.standard_error == pytest.approx(0.5 / math.sqrt(3))  # shares 1, 1/2, 0
+    assert (measured.problems, measured.attempts) == (3, 2)
+    assert measured.accuracy_by_level == {"easy": pytest.approx(0.75)}
+
+
+def test_every_kind_of_outcome_is_counted_and_none_is_lost():
+    outcomes = row().outcomes
+    assert outcomes == {"correct": 3, "incorrect": 2, "unparsable": 0, "truncated": 1, "timed_out": 0}
+
+
+def test_rows_come_back_in_order_and_a_second_measurement_replaces_the_first(tmp_path):
+    path = tmp_path / "evaluation.json"
+    for measured in (row(step=20), row(step=0), row(step=10, stage=2), row(step=20)):
+        add_row(path, measured)
+    assert [(r.stage, r.step) for r in read_rows(path)] == [(1, 0), (1, 20), (2, 10)]
+    assert read_rows(path)[0] == row(step=0)
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "evaluation.json").write_text('{"rows": [{"stage": 1}]}')
+    with pytest.raises(UserError, match=r"evaluation\.json"):
+        read_rows(tmp_path / "evaluation.json")

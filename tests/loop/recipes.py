@@ -1,0 +1,87 @@
+"""A small recipe on the quickstart's real (tiny) models, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "examples" / "quickstart"
+
+TRAIN_PROBLEMS, TEST_PROBLEMS, ATTEMPTS, TRAIN_ITERS = 40, 10, 4, 6
+
+
+def some_lines(source: Path, count: int) -> str:
+    """Every so-many-th line, so that all levels are there."""
+    lines = source.read_text().splitlines(keepends=True)
+    return "".join(lines[:: len(lines) // count][:count])
+
+
+def write_recipe(folder: Path, **sections: Any) -> Path:
+    """A recipe of a minute's fraction in `folder`; `sections` replace whole sections of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.jsonl").write_text(some_lines(QUICKSTART / "train.jsonl", TRAIN_PROBLEMS))
+    (folder / "test.jsonl").write_text(some_lines(QUICKSTART / "test.jsonl", TEST_PROBLEMS))
+    recipe = {
+        "seed": 5,
+        "run_dir": str(folder / "run"),
+        "problems": {
+            "train": "train.jsonl",
+            "test": "test.jsonl",
+            "verifier": {"kind": "exact", "answer_marker": "#"},
+        },
+        "student": {"path": str(QUICKSTART / "student")},
+        "teacher": {"path": str(QUICKSTART / "teacher")},
+        "rollout": {"attempts": ATTEMPTS, "max_new_tokens": 16, "batch_size": 16},
+        "training": {
+            "micro_batch_size": 2,
+            "global_batch_size": 4,
+            "lr": 1e-3,
+            "weight_decay": 0.0,
+            "save_interval": 2,
+        },
+        "stages": [{"divergence": "forward_kl", "train_iters": TRAIN_ITERS}],
+        "evaluation": {"every": 3, "attempts": 2, "temperature": 1.0, "top_p": 1.0, "top_k": -1},
+    } | sections
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def start_paced(*arguments: str | Path) -> subprocess.Popen[str]:
+    """`paced ARGUMENTS` in a process of its own, in a session of its own."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "paced_megatron.cli", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_paced(*arguments: str | Path, timeout: float = 240) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `paced ARGUMENTS`."""
+    process = start_paced(*arguments)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def keys(path: Path) -> Sequence[tuple[str, int]]:
+    return [(record["problem_id"], record["index"]) for record in records(path)]

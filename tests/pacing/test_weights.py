@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from paced_megatron.errors import UserError
+from paced_megatron.pacing import PassRate, beta, problem_weights, uniform
+
+
+def rates(*counts: tuple[int, int]) -> list[PassRate]:
+    """Problems p0, p1, ... with (correct, attempts)."""
+    return [PassRate(f"p{i}", correct, attempts) for i, (correct, attempts) in enumerate(counts)]
+
+
+EVERY_K = rates(*[(k, 8) for k in range(9)])
+
+
+def test_the_weights_of_eight_attempts_are_those_worked_out_by_hand() -> None:
+    # k(8-k) for k = 1..7 is 7, 12, 15, 16, 15, 12, 7: sum 84, mean 12.
+    paced = problem_weights(EVERY_K, beta(1, 1))
+    by_hand = {1: 7 / 12, 2: 1.0, 3: 15 / 12, 4: 16 / 12, 5: 15 / 12, 6: 1.0, 7: 7 / 12}
+    assert paced.weights == pytest.approx({f"p{k}": weight for k, weight in by_hand.items()}, rel=1e-15)
+    assert paced.constant == pytest.approx(64 / 12, rel=1e-15)  # 1 over the mean of k(8-k)/64
+    assert (paced.dropped_k0, paced.dropped_kK) == (1, 1)
+    assert paced.histogram == [1] * 9
+    assert paced.ess == pytest.approx(84**2 / 1092, rel=1e-15)  # 1092 = the sum of (k(8-k))^2
+    assert paced.ess_share == pytest.approx(84**2 / 1092 / 7, rel=1e-15)
+
+
+@pytest.mark.parametrize(("alpha", "beta_"), [(1, 1), (2, 1), (0.5, 0.5), (0, 0), (3, 7)])
+def test_the_weights_of_the_problems_kept_have_mean_one(alpha: float, beta_: float) -> None:
+    pass_rates = rates((0, 8), (1, 8), (1, 8), (7, 8), (8, 8), (3, 4), (2, 4), (5, 8), (0, 8))
+    paced = problem_weights(pass_rates, beta(alpha, beta_))
+    assert list(paced.weights) == ["p1", "p2", "p3", "p5", "p6", "p7"]
+    assert math.fsum(paced.weights.values()) / 6 == pytest.approx(1.0, rel=1e-14)
+
+
+def test_a_constant_factor_on_the_kernel_changes_no_weight() -> None:
+    kernel = beta(1, 1)
+    plain = problem_weights(EVERY_K, kernel)
+    for factor in (1 / 1024, 8 / 7, 1e6):
+        scaled = problem_weights(EVERY_K, lambda p, factor=factor: factor * kernel(p))  # type: ignore[misc]
+        assert scaled.weights == pytest.approx(plain.weights, rel=1e-14)
+        assert scaled.constant == pytest.approx(plain.constant / factor, rel=1e-14)
+
+
+def test_two_batches_of_different_mean_weight_keep_their_ratio() -> None:
+    # k(8-k): a batch of 7s and a batch of 16s. Mean 1 per batch would make them equal.
+    hard, frontier = ["p0", "p1"], ["p2", "p3"]
+    paced = problem_weights(rates((1, 8), (7, 8), (4, 8), (4, 8)), beta(1, 1))
+    ratio = sum(paced.weights[p] for p in frontier) / sum(paced.weights[p] for p in hard)
+    assert ratio == pytest.approx(16 / 7, rel=1e-14)
+
+
+def test_problems_off_the_frontier_are_counted_and_move_no_weight() -> None:
+    kept = rates((1, 8), (4, 8), (6, 8))
+    off = [PassRate(f"never{i}", 0, 8) for i in range(5)] + [PassRate(f"always{i}", 8, 8) for i in range(2)]
+    paced = problem_weights(off[:3] + kept + off[3:], beta(1, 1))
+    assert paced.weights == problem_weights(kept, beta(1, 1)).weights
+    assert (paced.dropped_k0, paced.dropped_kK) == (5, 2)
+    assert paced.histogram == [5, 1, 0, 0, 1, 0, 1, 0, 2]
+
+
+def test_a_kernel_that_is_not_zero_at_the_edges_puts_nothing_on_the_frontier() -> None:
+    paced = problem_weights(EVERY_K, uniform)
+    assert paced.weights == {f"p{k}": 1.0 for k in range(1, 8)}
+    assert paced.ess == pytest.approx(7)
+    assert paced.ess_share == pytest.approx(1)
+
+
+def test_always_solved_with_fewer_attempts_is_off_the_frontier_too() -> None:
+    paced = problem_weights(rates((2, 2), (2, 8)), beta(1, 1))
+    assert list(paced.weights) == ["p1"]
+    assert (paced.dropped_kK, paced.histogram[2]) == (1, 2)
+
+
+def binomial(k: int, attempts: int, p: float) -> float:
+    return math.comb(attempts, k) * p**k * (1 - p) ** (attempts - k)
+
+
+@pytest.mark.parametrize("attempts", [2, 4, 8])
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.5, 0.9])
+def test_the_plug_in_weight_is_short_by_the_same_factor_at_every_pass_rate(attempts: int, p: float) -> None:
+    # E[phat (1 - phat)] = (1 - 1/K) p (1-p), summed over all k. The weights before the constant:
+    paced = problem_weights(rates(*[(k, attempts) for k in range(attempts + 1)]), beta(1, 1))
+    raw = [paced.weights.get(f"p{k}", 0.0) / paced.constant for k in range(attempts + 1)]
+    expected = math.fsum(binomial(k, attempts, p) * w for k, w in enumerate(raw))
+    assert expected == pytest.approx((1 - 1 / attempts) * p * (1 - p), rel=1e-12)
+    # ... so that K/(K-1) times it is unbiased (a = b = 1 in the falling factorials).
+    assert attempts / (attempts - 1) * expected == pytest.approx(p * (1 - p), rel=1e-12)
+
+
+@pytest.mark.parametrize("attempts", [2, 4, 8, 16])
+def test_the_effective_sample_size_for_uniform_pass_rates_is_the_closed_form(attempts: int) -> None:
+    # For p uniform each k in 0..K is equally likely; N counts all problems, also those dropped.
+    paced = problem_weights(rates(*[(k, attempts) for k in range(attempts + 1)]), beta(1, 1))
+    closed_form = 5 / 6 * attempts * (attempts - 1) / (attempts**2 + 1)
+    assert paced.ess / (attempts + 1) == pytest.approx(closed_form, rel=1e-12)
+
+
+def test_no_problem_on_the_frontier_says_how_many_the_histogram_and_what_to_change() -> None:
+    with pytest.raises(UserError) as caught:
+        problem_weights(rates(*[(0, 8)] * 30, *[(8, 8)] * 2), beta(1, 1))
+    message = str(caught.value)
+    assert "none of the 32 problems" in message and "k=0: 30, k=8: 2)" in message and "K=8" in message
+    for remedy in (
+        "easier",
+        "stronger student",
+        "max_new_tokens",
+        "harder",
+        "weaker student",
+        "rollout.attempts",
+    ):
+        assert remedy in message
+    assert "\n" not in message
+
+
+def test_the_remedy_fits_the_side_on_which_the_problems_lie() -> None:
+    with pytest.raises(UserError) as hopeless:
+        problem_weights(rates((0, 8)), beta(1, 1))
+    with pytest.raises(UserError) as mastered:
+        problem_weights(rates((8, 8)), beta(1, 1))
+    assert "easier" in str(hopeless.value) and "harder" not in str(hopeless.value)
+    assert "harder" in str(mastered.value) and "easier" not in str(mastered.value)
+
+
+def test_one_attempt_a_problem_is_refused_because_nothing_can_be_on_the_frontier() -> None:
+    with pytest.raises(UserError, match=r"rollout\.attempts to 2 at least, 8 is advised"):
+        problem_weights(rates((0, 1), (1, 1)), beta(1, 1))
+
+
+def test_no_attempts_at_all_names_the_command_that_makes_them() -> None:
+    with pytest.raises(UserError, match="paced rollout"):
+        problem_weights([], beta(1, 1))
+
+
+@pytest.mark.parametrize("exponent", [5000.0, 520.0])  # sums of 0 and 1e-313: neither has a finite inverse
+def test_a_kernel_that_gives_the_frontier_no_weight_is_refused(exponent: float) -> None:
+    with pytest.raises(UserError, match=r"1 problems on the frontier no weight .*pacing\.alpha"):
+        problem_weights(rates((4, 8)), beta(exponent, exponent))
+
+
+def test_a_problem_with_two_pass_rates_is_refused() -> None:
+    with pytest.raises(ValueError, match="two pass rates"):
+        problem_weights([PassRate("a", 1, 8), PassRate("a", 2, 8)], beta(1, 1))

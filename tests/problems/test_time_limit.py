@@ -1,0 +1,85 @@
+"""The time limit, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from paced_megatron.problems.time_limit import OutOfTime, time_limit
+
+
+def test_a_limit_of_a_fraction_of_a_second_interrupts() -> None:
+    started = time.monotonic()
+    with pytest.raises(OutOfTime), time_limit(0.1):
+        time.sleep(30)
+    assert 0.1 <= time.monotonic() - started < 5
+
+
+def test_big_integer_arithmetic_is_interrupted() -> None:
+    started = time.monotonic()
+    with pytest.raises(OutOfTime), time_limit(0.2):
+        pow(10, 10**10)
+    assert time.monotonic() - started < 5
+
+
+def test_code_that_swallows_the_interruption_is_interrupted_again() -> None:
+    swallowed = 0
+    with pytest.raises(OutOfTime), time_limit(0.1):
+        while True:
+            try:
+                time.sleep(30)
+            except BaseException:
+                swallowed += 1
+                if swallowed == 3:
+                    raise
+    assert swallowed == 3
+
+
+def test_nothing_strikes_after_the_block() -> None:
+    with time_limit(0.1):
+        pass
+    time.sleep(0.3)
+    with pytest.raises(OutOfTime), time_limit(0.1):
+        time.sleep(30)
+    time.sleep(0.5)
+    with pytest.raises(ZeroDivisionError), time_limit(0.1):
+        _ = 1 / 0
+    time.sleep(0.3)
+
+
+def test_an_outer_timer_and_its_handler_are_put_back() -> None:
+    struck: list[float] = []
+    started = time.monotonic()
+    old_handler = signal.signal(signal.SIGALRM, lambda *_: struck.append(time.monotonic() - started))
+    old_timer = signal.setitimer(signal.ITIMER_REAL, 0.6)
+    try:
+        with pytest.raises(OutOfTime), time_limit(0.2):
+            time.sleep(30)
+        assert struck == []
+        while not struck and time.monotonic() - started < 10:
+            time.sleep(0.05)
+        assert 0.6 <= struck[0] < 5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *old_timer)
+        signal.signal(signal.SIGALRM, old_handler)
+
+
+def test_no_limit_and_another_thread_are_refused() -> None:
+    with pytest.raises(ValueError, match="a time limit of 0 s"), time_limit(0):
+        pass
+    caught: list[str] = []
+
+    def limited() -> None:
+        try:
+            with time_limit(1):
+                pass
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=limited)
+    thread.start()
+    thread.join()
+    assert caught == ["a verifier with a time limit must be called from the main thread"]

@@ -1,0 +1,285 @@
+"""Starting, watching and ending a job's processes: runtime/launch.py, with a small module as the child."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from paced_megatron.runtime import launch as launch_module
+from paced_megatron.runtime.launch import already_launched, free_port, launch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+
+RANK = int(os.environ["RANK"])
+folder = Path(sys.argv[2])
+
+
+def environment():
+    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"]
+    print("child", *[os.environ[name] for name in names], os.environ["MASTER_PORT"].isdigit(), sys.argv[3:])
+    print("on stderr", RANK, file=sys.stderr)
+
+
+def rank_1_raises():
+    if RANK == 1:
+        raise RuntimeError("one has had enough")
+    time.sleep(60)
+
+
+def all_mistaken():
+    print("paced: error: train.jsonl:3: no answer", file=sys.stderr)
+    time.sleep(0.3 * (1 - RANK))  # rank 1 ends first
+    sys.exit(2)
+
+
+def rank_1_mistaken():
+    if RANK == 1:
+        print("a line before\\npaced: error: no such folder on rank 1", file=sys.stderr)
+        sys.exit(2)
+    time.sleep(60)
+
+
+def rank_1_is_killed():
+    if RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def ends_cleanly():
+    came = []
+    signal.signal(signal.SIGINT, lambda *args: came.append("SIGINT"))
+    (folder / f"ready-{RANK}").write_text(str(os.getpid()))
+    while not came:
+        time.sleep(0.02)
+    time.sleep(0.5)  # a second one would come now
+    (folder / f"came-{RANK}").write_text(" ".join(came))
+    sys.exit(130)
+
+
+def ignores_it():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    (folder / f"ready-{RANK}").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def terminal():
+    print("terminal", sys.stdout.isatty(), sys.stderr.isatty(), sys.stdin.isatty())
+
+
+def reduce():
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    x = torch.tensor([dist.get_rank() + 1.0])
+    dist.all_reduce(x)
+    print("sum", x.item())
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+globals()[sys.argv[1]]()
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the module to launch, which the child processes find on their path."""
+    (tmp_path / "launched_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    return "launched_child"
+
+
+def start_parent(
+    what: str, folder: Path, stop_grace_s: float = 60.0, output: int | None = None
+) -> subprocess.Popen[bytes]:
+    """A process, in a group of its own as a shell would start it, whose two ranks do `what`."""
+    script = (
+        "import sys; from pathlib import Path; from paced_megatron.runtime import launch as l\n"
+        f"l.STOP_GRACE_S = {stop_grace_s}\n"
+        f"folder = Path({str(folder)!r})\n"
+        f"sys.exit(l.launch([{what!r}, str(folder)], 2, module='launched_child', log_dir=folder))"
+    )
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+
+
+@pytest.fixture
+def parent_of(child: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a parent and waits until both its children have said that they are ready."""
+    parents = []
+
+    def start(what: str, stop_grace_s: float = 60.0) -> subprocess.Popen[bytes]:
+        parents.append(start_parent(what, tmp_path, stop_grace_s))
+        wait_until(lambda: all(child_pids(tmp_path)))
+        return parents[-1]
+
+    yield start
+    for parent in parents:
+        parent.kill()
+        parent.wait()
+
+
+def child_pids(folder: Path) -> list[int]:
+    files = [folder / f"ready-{rank}" for rank in range(2)]
+    return [int(file.read_text() or 0) if file.exists() else 0 for file in files]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie, which nobody may have collected yet, does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_rank_finds_its_place_in_the_environment_and_only_rank_0_is_heard(
+    child: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(["environment", str(tmp_path), "seed=3"], 2, module=child, log_dir=tmp_path / "logs") == 0
+    out, err = capfd.readouterr()
+    assert out == "child 0 0 2 127.0.0.1 True ['seed=3']\n" and err == "on stderr 0\n"
+    log = (tmp_path / "logs" / "rank-1.log").read_text()
+    assert "child 1 1 2 127.0.0.1 True ['seed=3']" in log and "on stderr 1" in log
+
+
+def test_without_a_folder_for_logs_none_is_left(
+    child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    assert launch(["environment", str(tmp_path)], 2, module=child) == 0
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert capfd.readouterr().out.startswith("child 0")
+
+
+def test_a_rank_that_raises_ends_the_job_in_seconds_and_its_log_s_end_is_shown(
+    child: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_module, "FAILURE_GRACE_S", 0.5)
+    (tmp_path / "rank-1.log").write_text("what an earlier run said\n")
+    start = time.monotonic()
+    assert launch(["rank_1_raises", str(tmp_path)], 2, module=child, log_dir=tmp_path) == 1
+    assert time.monotonic() - start < 10
+    err = capfd.readouterr().err
+    assert err.startswith("rank 1 failed first; the end of ") and "rank-1.log" in err
+    assert "RuntimeError: one has had enough" in err and "earlier run" not in err
+
+
+def test_a_user_s_mistake_on_all_ranks_is_one_line_and_exit_code_2(
+    child: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(["all_mistaken", str(tmp_path)], 2, module=child, log_dir=tmp_path) == 2
+    assert capfd.readouterr().err == "paced: error: train.jsonl:3: no answer\n"
+
+
+def test_a_user_s_mistake_that_only_another_rank_knows_is_shown_as_its_one_line(
+    child: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_module, "FAILURE_GRACE_S", 0.5)
+    assert launch(["rank_1_mistaken", str(tmp_path)], 2, module=child, log_dir=tmp_path) == 2
+    assert capfd.readouterr().err == "paced: error: no such folder on rank 1\n"
+
+
+def test_a_killed_rank_is_named_with_its_signal(
+    child: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_module, "FAILURE_GRACE_S", 0.5)
+    assert launch(["rank_1_is_killed", str(tmp_path)], 2, module=child, log_dir=tmp_path) == 128 + 9
+    assert "rank 1 was killed by SIGKILL" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_reaches_every_rank_once_and_lets_it_end_cleanly(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, signum: int, code: int
+) -> None:
+    parent = parent_of("ends_cleanly")
+    os.killpg(parent.pid, signum)  # as a terminal does: to the whole group
+    assert parent.wait(timeout=20) == code
+    assert [(tmp_path / f"came-{rank}").read_text() for rank in range(2)] == ["SIGINT", "SIGINT"]
+
+
+def test_ranks_that_do_not_end_after_ctrl_c_are_killed_when_their_time_is_up(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    parent = parent_of("ignores_it", stop_grace_s=0.5)
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(timeout=20) == 130
+    assert not any(alive(pid) for pid in child_pids(tmp_path))
+
+
+def test_a_second_ctrl_c_kills_at_once(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    parent = parent_of("ignores_it", stop_grace_s=60.0)
+    parent.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert parent.poll() is None and all(alive(pid) for pid in child_pids(tmp_path))
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(timeout=20) == 130
+    assert not any(alive(pid) for pid in child_pids(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for it")
+def test_ranks_do_not_outlive_a_parent_that_is_killed(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    parent = parent_of("ignores_it")
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(alive(pid) for pid in child_pids(tmp_path)), seconds=5)
+
+
+def test_rank_0_writes_to_the_terminal_itself(child: str, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    parent = start_parent("terminal", tmp_path, output=theirs)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as terminal:
+        assert terminal.readline().decode().split() == ["terminal", "True", "True", "False"]
+        assert parent.wait(timeout=20) == 0
+    assert (tmp_path / "rank-1.log").read_text().split() == ["terminal", "False", "False", "False"]
+
+
+@pytest.mark.parallel
+def test_the_ranks_find_each_other(child: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch(["reduce", str(tmp_path)], 2, module=child, log_dir=tmp_path) == 0
+    assert capfd.readouterr().out == "sum 3.0\n"
+    assert "sum 3.0" in (tmp_path / "rank-1.log").read_text()
+
+
+def test_a_launched_process_knows_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert not already_launched()
+    monkeypatch.setenv("RANK", "0")
+    assert already_launched()
+
+
+def test_a_free_port_can_be_listened_on_and_is_no_taken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as mine:
+        mine.bind(("127.0.0.1", free_port()))
+        mine.listen()
+        taken = mine.getsockname()[1]
+        draws = iter([taken, taken, taken + 1, taken + 2, taken + 3])
+        draw = lambda self, low, high: next(draws)  # noqa: E731
+        monkeypatch.setattr(launch_module.random.SystemRandom, "randrange", draw)
+        assert free_port() > taken
