@@ -85,7 +85,7 @@ def weighted_divergence(
     count = student_hidden.shape[0] * (shard.world_size if sequence_parallel else 1)
     check_tokens(weights, labels, token_indices, count, student_hidden.device)
 
-    with torch.no_grad(), torch.autocast(student_hidden.device.type, enabled=False):
+    with torch.no_grad():
         student, teacher = student_hidden, teacher_hidden
         if sequence_parallel:
             student, teacher = shard.gather_tokens(student), shard.gather_tokens(teacher)

@@ -14,7 +14,7 @@ from paced_megatron.problems.time_limit import OutOfTime, time_limit
 def test_a_limit_of_a_fraction_of_a_second_interrupts() -> None:
     started = time.monotonic()
     with pytest.raises(OutOfTime), time_limit(0.1):
-        time.sleep(30)
+        time.sleep(6)
     assert 0.1 <= time.monotonic() - started < 5
 
 
@@ -28,9 +28,9 @@ def test_big_integer_arithmetic_is_interrupted() -> None:
 def test_code_that_swallows_the_interruption_is_interrupted_again() -> None:
     swallowed = 0
     with pytest.raises(OutOfTime), time_limit(0.1):
-        while True:
+        for _ in range(3):
             try:
-                time.sleep(30)
+                time.sleep(3)
             except BaseException:
                 swallowed += 1
                 if swallowed == 3:
@@ -43,7 +43,7 @@ def test_nothing_strikes_after_the_block() -> None:
         pass
     time.sleep(0.3)
     with pytest.raises(OutOfTime), time_limit(0.1):
-        time.sleep(30)
+        time.sleep(6)
     time.sleep(0.5)
     with pytest.raises(ZeroDivisionError), time_limit(0.1):
         _ = 1 / 0
@@ -57,7 +57,7 @@ def test_an_outer_timer_and_its_handler_are_put_back() -> None:
     old_timer = signal.setitimer(signal.ITIMER_REAL, 0.6)
     try:
         with pytest.raises(OutOfTime), time_limit(0.2):
-            time.sleep(30)
+            time.sleep(6)
         assert struck == []
         while not struck and time.monotonic() - started < 10:
             time.sleep(0.05)

@@ -1,0 +1,140 @@
+"""Break the package on purpose, and see the named test fail: the tests that guard the loop can fail, and do.
+
+Each mutant is one edit of the source, applied to a copy of the repository; then the test that has to notice
+is run there, in a process of its own. The unmutated copy passes the same tests first. A time-out or an error
+before the test's own assertion doesn't count as noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GRADIENT = "tests/parallel/test_gradient.py::test_gradient_at_tp1_and_tp2_is_that_of_transformers_in_float64"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One edit, and the test that fails because of it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+MUTANTS = [
+    Mutant(
+        "the mask is shifted by one token",
+        "paced_megatron/training/batches.py",
+        "(len(prompt) - 1 + step) * count + row",
+        "(len(prompt) - 2 + step) * count + row",
+        "tests/training/test_batches.py"
+        "::test_positions_are_those_before_each_response_token_in_the_flattened_hidden_states",
+    ),
+    Mutant(
+        "the student's hidden states are off by one",
+        "paced_megatron/training/step.py",
+        "hidden_states_at(model, micro_batch.student, device)",
+        "hidden_states_at(model, micro_batch.student, device).roll(1, 0)",
+        f"{GRADIENT}[1.0-forward_kl]",
+    ),
+    Mutant(
+        "weights are ignored when examples are made",
+        "paced_megatron/training/examples.py",
+        "weight=weights[response.problem_id]",
+        "weight=1.0",
+        "tests/training/test_examples.py::test_an_example_carries_the_weight_of_its_problem_and_both_prompts",
+    ),
+    Mutant(
+        "weights are ignored in the loss",
+        "paced_megatron/training/batches.py",
+        "[example.weight / (global_batch_size * len(example.response))",
+        "[1.0 / (global_batch_size * len(example.response))",
+        "tests/training/test_batches.py"
+        "::test_a_mean_over_problems_divides_by_the_configured_number_and_by_the_length",
+    ),
+    Mutant(
+        "the hidden gradient is not reduced over the vocabulary's ranks",
+        "paced_megatron/divergence/vocabulary.py",
+        "dist.all_reduce(gradient, group=self.group)",
+        "pass",
+        f"{GRADIENT}[1.0-forward_kl]",
+    ),
+    Mutant(
+        "a KV group's key and value are swapped",
+        "paced_megatron/models/mapping.py",
+        "torch.cat([query, key, value], dim=1)",
+        "torch.cat([query, value, key], dim=1)",
+        "tests/models/test_mapping.py::test_each_rank_holds_whole_groups_its_queries_then_key_then_value",
+    ),
+    Mutant(
+        "KV groups are put in the opposite order",
+        "paced_megatron/models/mapping.py",
+        "fused = torch.cat([query, key, value], dim=1).chunk(cut.tp)[rank]",
+        "fused = torch.cat([query, key, value], dim=1).flip(0).chunk(cut.tp)[rank]",
+        "tests/models/test_folder.py"
+        "::test_logits_are_those_of_transformers_and_the_export_is_the_import[1-False]",
+    ),
+    Mutant(
+        "the loss is divided by the micro-batch's own size",
+        "paced_megatron/training/batches.py",
+        "return [_collate(cut) for cut in cuts] or [_collate([])]",
+        "return [_collate([(e, c / len(cut)) for e, c in cut]) for cut in cuts] or [_collate([])]",
+        "tests/parallel/test_gradient.py"
+        "::test_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """The package, its tests and their settings, apart from the repository."""
+    folder = tmp_path_factory.mktemp("mutants")
+    for name in ("paced_megatron", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def run_tests(folder: Path, tests: list[str]) -> tuple[int, str]:
+    """(pytest's exit code, its output). The copy's package comes before the installed one."""
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-W", "ignore", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return process.returncode, process.stdout + process.stderr
+
+
+def test_the_unmutated_copy_passes_all_of_these_tests(copy):
+    code, output = run_tests(copy, sorted({mutant.caught_by for mutant in MUTANTS}))
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_the_mutant_is_caught_by_the_test_that_is_named_for_it(copy, mutant):
+    file = copy / mutant.file
+    source = file.read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.file} has changed: mend the mutant {mutant.name!r}"
+    file.write_text(source.replace(mutant.old, mutant.new))
+    try:
+        code, output = run_tests(copy, [mutant.caught_by])
+    finally:
+        file.write_text(source)
+    assert code == 1, output
+    assert re.search(rf"^FAILED {re.escape(mutant.caught_by)}", output, re.M), output
+    assert "AssertionError" in output or re.search(r"^E +assert ", output, re.M), output
+    assert "not done after" not in output  # the pool's words for a time-out
