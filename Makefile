@@ -9,15 +9,22 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
+# Python 3.12 has Megatron-Core 0.19; an environment of its own, so that both can be tested from one clone.
+NEWEST_VENV := .venv-newest
+NEWEST_INSTALLED := $(NEWEST_VENV)/.installed
+IS_NEWEST := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 12))
+NEWEST_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
+	"$$python" -c "$(IS_NEWEST)" 2>/dev/null && echo "$$python" && break; done)
+
 # Two processes of two threads each on two cores are slower than two of one.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install quickstart test lint types unit format docs clean
+.PHONY: help install quickstart test lint types unit test-newest has-newest format docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv and install the package and what checks it
 
@@ -43,6 +50,18 @@ types: $(INSTALLED) ## type checks of the package and the tools
 unit: $(INSTALLED) ## the tests that need no GPU, no Slurm and no SGLang; ARGS="tests/pacing -x" chooses
 	$(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=1440 $(ARGS)
 
+test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop
+	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/loop/test_loop.py
+
+has-newest:
+	@test -n "$(NEWEST_PYTHON)" || { echo "no working Python 3.12; name one: NEWEST_PYTHON=..." >&2; exit 2; }
+
+$(NEWEST_INSTALLED): setup.py constraints.txt | has-newest
+	@$(NEWEST_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(NEWEST_PYTHON) -m venv --clear $(NEWEST_VENV)
+	@echo "installing into $(NEWEST_VENV); torch brings CUDA with it here, 5 GB ..."
+	@$(NEWEST_VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
 format: $(INSTALLED) ## bring the code into the form that lint asks for
 	$(VENV)/bin/ruff check --fix --quiet . || true
 	$(VENV)/bin/ruff format .
@@ -51,5 +70,5 @@ docs: $(INSTALLED) ## write docs/configuration.md from the dataclasses
 	$(VENV)/bin/python tools/write_config_reference.py
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST_VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

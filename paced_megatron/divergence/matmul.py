@@ -2,7 +2,7 @@
 
 All are written into a given tensor (out= or in place), which autocast leaves alone: a plain `@` would be cast
 to bf16. A bf16 head is widened some rows at a time, so that no float32 copy of it exists. On a GPU leave
-`torch.set_float32_matmul_precision` at "highest" for float32 heads; bf16 values lose nothing to TF32.
+`torch.set_float32_matmul_precision` at "highest": TF32 would round heads and logit gradients to 10 bits.
 """
 
 from __future__ import annotations

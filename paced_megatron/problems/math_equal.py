@@ -19,6 +19,9 @@ from paced_megatron.problems.time_limit import OutOfTime, time_limit
 MAX_CHARACTERS = 2_000  # what is longer is no final answer, and reading it would cost seconds
 BASED = re.compile(r"[0-9A-Z]*\d[0-9A-Z]*_\{?(\d+)\}?")  # a numeral with its base, 2516_8
 
+# To math-verify a bare word is a product of letters: "seat" would equal "east". Three may be one (lwh).
+WORD = re.compile(r"[A-Za-z]{4,}")
+
 # We put one limit around both readings and the comparison, and switch math-verify's own off (whole seconds,
 # one for each step, and on the same SIGALRM). It would warn about that.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -35,6 +38,8 @@ def judge_math(answer: str, gold: str, timeout_s: float) -> Outcome:
         return Outcome.UNPARSABLE
     if plain(answer) == plain(gold) != "":
         return Outcome.CORRECT
+    if WORD.fullmatch(plain(answer)) and WORD.fullmatch(plain(gold)):
+        return Outcome.CORRECT if plain(answer).lower() == plain(gold).lower() else Outcome.INCORRECT
     if _base(answer) and _base(gold) and _base(answer) != _base(gold):
         return Outcome.INCORRECT
     try:

@@ -44,6 +44,8 @@ EQUAL = [
     (r"5\text{ cm}", "5"),
     ("C", r"\text{(C)}"),
     ("Evelyn", r"\text{Evelyn}"),
+    ("evelyn", "Evelyn"),
+    ("hlw", "lwh"),
     (r"90^\circ", "90"),
     ("2516", "2516_8"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
@@ -64,6 +66,7 @@ UNEQUAL = [
     ("3.14", r"\pi"),
     (r"\text{odd}", r"\text{even}"),
     (r"\begin{pmatrix}2\\1\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    ("seat", "east"),
     ("7", "]](("),
 ]
 
