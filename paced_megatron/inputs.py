@@ -61,7 +61,7 @@ class Inputs:
 
     @property
     def vocab_size(self) -> int:
-        """Entries that both heads have; what one has beyond them is padding (DESIGN, 'Ranges')."""
+        """Entries that both heads have; what one has beyond them is padding."""
         return min(self.student.vocab_size, self.teacher.vocab_size)
 
 

@@ -145,7 +145,6 @@ def clean(environ: dict[str, str], folder: str) -> None:
     os.environ.update(environ)
     os.chdir(folder)
     gc.collect()  # models sit in reference cycles
-    seed_everything()
 
 
 def clean_megatron() -> None:

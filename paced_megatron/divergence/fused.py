@@ -69,9 +69,9 @@ def weighted_divergence(
     workspace_mb: MB (2**20 bytes) for all that grows with tokens x vocabulary. Chunks are cut by it.
 
     Everything is computed in float32, or float64 where one of the four inputs is: logits of bf16 hidden
-    states are never rounded to bf16, which spoils the gradient by 33 % at 0.0066 nats per token (FACTS.md).
+    states are never rounded to bf16, which spoils the gradient by 33 % at 0.0066 nats per token.
     The hidden gradient is summed over chunks and ranks in that dtype, then cast to the hidden states'.
-    Formulas: METHOD.md 2.0.
+    Formulas: docs/method.md, 2.
 
     Raises ValueError, before any collective, for what does not fit: a shape, dtype or device, an unknown
     divergence, a temperature <= 0, a vocab_size beyond the shards, indices out of range or not on the CPU, a

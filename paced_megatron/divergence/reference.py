@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paced_megatron.divergence.result import DivergenceResult
 
-# name -> D(log p_S [M, V], log p_T [M, V]) -> [M]. Formulas: METHOD.md 2.0.
+# name -> D(log p_S [M, V], log p_T [M, V]) -> [M]. Formulas: docs/method.md, 2.
 REFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "forward_kl": lambda log_s, log_t: (log_t.exp() * (log_t - log_s)).sum(-1),
     "reverse_kl": lambda log_s, log_t: (log_s.exp() * (log_s - log_t)).sum(-1),

@@ -29,7 +29,7 @@ def _forward_kl(total: Statistics) -> Tensor:
 
 
 def _forward_kl_gradient(chunk: ShardChunk, total: Statistics, weights: Tensor) -> Tensor:
-    """w (p_S - p_T), METHOD.md 2.0."""
+    """w (p_S - p_T), docs/method.md, 2."""
     student = chunk.student_exp.mul_(_scale(chunk.student_max, total.student, weights))
     return student.sub_(chunk.teacher_exp.mul_(_scale(chunk.teacher_max, total.teacher, weights)))
 
@@ -39,7 +39,7 @@ def _reverse_kl(total: Statistics) -> Tensor:
 
 
 def _reverse_kl_gradient(chunk: ShardChunk, total: Statistics, weights: Tensor) -> Tensor:
-    """w p_S (log p_S - log p_T - KL), METHOD.md 2.0, where the normalisers cancel: w p_S (E_S[gap] - gap)."""
+    """w p_S (log p_S - log p_T - KL), docs/method.md, 2; without the normalisers w p_S (E_S[gap] - gap)."""
     gap_shift = (chunk.teacher_max - total.teacher.max) - (chunk.student_max - total.student.max)
     below_mean = chunk.gap.sub_((total.student.mean_gap - gap_shift).unsqueeze(-1))
     student = chunk.student_exp.mul_(_scale(chunk.student_max, total.student, -weights))

@@ -1,7 +1,7 @@
 """A Megatron-Core GPTModel that ends at its final hidden states.
 
 Teacher and student meet at their hidden states and heads, inside the divergence; logits of all tokens are
-never made (DESIGN, invariant 1). So the model's forward returns hidden states, and `head` hands out the
+never made (docs/decisions/0004). So the model's forward returns hidden states, and `head` hands out the
 weight that turns them into logits.
 """
 
@@ -71,7 +71,7 @@ def transformer_config(
         # Every weight is read from a folder, so drawing random ones first would be wasted.
         perform_initialization=False,
         # Our loss is a sum with its denominator inside: Megatron's schedule is not to divide it again
-        # (invariant 3).
+        # (docs/method.md, 3).
         calculate_per_token_loss=True,
         **FAMILIES[shape.family].megatron,
     )

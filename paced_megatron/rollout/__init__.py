@@ -3,8 +3,8 @@
 Here belong the engines behind one interface (`engine.py`; the embedded one in `embedded.py`), the attempts
 file (`attempts.py`), the requests with their seeds (`requests.py`), and `collect.py`, which asks an engine
 for what the file lacks: open that one first. What a prompt is and whether a response is right is settled in
-`problems/`; what the outcomes mean for training, in `pacing/`. A new engine is one file beside `embedded.py`.
-Only engines import torch.
+`problems/`; what the outcomes mean for training, in `pacing/`. A new engine is one file beside `embedded.py`
+and a row in `engines.py`. Only engines import torch.
 """
 
 from __future__ import annotations

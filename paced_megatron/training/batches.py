@@ -1,7 +1,7 @@
 """From examples to the tensors of a micro-batch.
 
 The loss is a sum with its denominator inside the coefficients: here, and only here, it is divided, by a
-number that is the same on all ranks and doesn't depend on weights or micro-batches (DESIGN, invariant 3).
+number that is the same on all ranks and doesn't depend on weights or micro-batches (docs/method.md, 3).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ Normalization = Callable[[Sequence[Example], int], list[float]]
 
 
 def _mean_over_problems(batch: Sequence[Example], global_batch_size: int) -> list[float]:
-    """w_i / (B T_i): the mean over B problems of the mean over tokens (METHOD.md, decision 4)."""
+    """w_i / (B T_i): the mean over B problems of the mean over tokens (docs/method.md, 3)."""
     return [example.weight / (global_batch_size * len(example.response)) for example in batch]
 
 

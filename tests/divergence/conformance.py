@@ -24,7 +24,7 @@ PER_TOKEN = (
 
 
 def gradient_bar(spec: Spec, dtype: torch.dtype) -> float:
-    """The largest relative error of a gradient of this dtype: what float32 can do (FACTS.md), and bf16's own
+    """The largest relative error of a gradient of this dtype: what float32 can do, and bf16's own
     rounding."""
     if dtype == torch.float64:
         return 1e-10
