@@ -21,6 +21,8 @@ def evaluate_before(job: Job, number: int) -> None:
 def evaluate_after(job: Job, number: int) -> None:
     """Accuracy of the stage's exported student: a row of evaluation.json."""
     folder = job.stage_folder(number)
+    if job.inputs.test is None:
+        return job.say("no held-out problems (problems.test), so nothing is evaluated")
     require(job, folder.student, "export")
     evaluate(job, number, job.stage(number).train_iters, folder.student)
 

@@ -85,6 +85,8 @@ def sweep_leftovers(folder: Path) -> list[Path]:
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Append `lines` (each without its newline) in one write, and wait until they are on disk.
 
+    If that fails half-way (a full disk, Ctrl-C) the file is cut back to what it was.
+
     Raises:
         ValueError: a line holds a newline; or the file ends in a torn line (see `read_jsonl`), to which the
             first of these would stick.
@@ -98,9 +100,13 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
             raise ValueError(f"{path} ends in a torn line; read_jsonl(path, cut_torn_tail=True) cuts it off")
         left = memoryview("".join(f"{line}\n" for line in lines).encode())
-        while left:  # one write, but for a full disk or a signal
-            left = left[file.write(left) :]
-        os.fsync(file.fileno())
+        try:
+            while left:  # one write, but for a full disk or a signal
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(size)
+            raise
     if is_new:
         _fsync_folder(path.parent)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from loop.recipes import (
     ATTEMPTS,
     QUICKSTART,
+    ROOT,
     TEST_PROBLEMS,
     TRAIN_ITERS,
     TRAIN_PROBLEMS,
@@ -21,6 +25,7 @@ from loop.recipes import (
     write_recipe,
 )
 from paced_megatron.cli import main
+from paced_megatron.runtime.launch import free_port
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +139,17 @@ def test_started_again_it_says_that_all_is_done_and_changes_nothing(finished):
 def times_of_change(run):
     kinds = (".json", ".jsonl", ".pt", ".safetensors")
     return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in kinds}
+
+
+@pytest.mark.parallel
+def test_under_torchrun_it_joins_the_job_instead_of_starting_one(finished):
+    """The finished run again, so that only joining and agreeing are left to do."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    command += [str(free_port()), "-m", "paced_megatron.cli", "run", str(finished[0] / "recipe.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.count("stage 1: trained already") == 1  # rank 0 alone speaks
 
 
 def test_without_the_megatron_model_there_is_no_training(tmp_path, monkeypatch):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -32,6 +36,22 @@ def uneven_requests(tiny: Path) -> list[Request]:
     prompts = {problem_id: tokenizer.encode(text) for problem_id, text in texts.items()}
     assert len({len(ids) for ids in prompts.values()}) == 5
     return attempt_requests(prompts, attempts=2, seed=11)
+
+
+@pytest.fixture
+def changed(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the tiny model with other values in a JSON file: changed("config.json", eos_token_id=3)."""
+
+    def change(name: str, **values: Any) -> Path:
+        folder = tmp_path / "changed"
+        if not folder.exists():
+            shutil.copytree(tiny, folder)
+        file = folder / name
+        content = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(content | values))
+        return folder
+
+    return change
 
 
 @pytest.fixture

@@ -145,6 +145,21 @@ def test_appended_lines_are_read_back_in_order(tmp_path: Path) -> None:
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}, {"step": 3, "text": "é\n\u2028"}]
 
 
+def test_an_append_that_fails_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append_lines(path, ['{"step": 1}'])
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        append_lines(path, ['{"step": 2}'])
+    assert read_jsonl(path) == [{"step": 1}]
+
+
 def test_a_line_with_a_newline_in_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="newline"):
         append_lines(tmp_path / "metrics.jsonl", ['{"a":\n1}'])

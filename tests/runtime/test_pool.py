@@ -244,7 +244,8 @@ def test_workers_die_with_the_test_process_even_inside_a_job(tmp_path: Path) -> 
         "    print(pool.workers[0].process.pid, flush=True)\n"
         "    pool.run(sleeper.sleeps, 1, 120.0, timeout=120.0)\n"
     )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(tmp_path)])}
+    path = os.pathsep.join([str(TESTS), str(tmp_path)])
+    env = os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}  # a killed pool can't remove its folder
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=env)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
