@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from paced_megatron.errors import UserError
 from paced_megatron.pacing.pass_rate import PassRate
 from paced_megatron.pacing.weights import PacedWeights
+from paced_megatron.runtime.files import write_atomically
 
 _REMEDY = "delete the file, `paced weigh` writes it anew"
 
@@ -32,15 +32,7 @@ def write_pass_rates(path: Path, pass_rates: Sequence[PassRate], paced: PacedWei
             "weight": paced.weights.get(rate.problem_id, 0.0),
         }
         lines.append(json.dumps(record) + "\n")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, "".join(lines))
 
 
 def read_pass_rates(path: Path) -> list[PassRate]:

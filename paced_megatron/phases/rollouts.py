@@ -82,8 +82,9 @@ def sample(
     requests = attempt_requests(problems.prompts, per_problem, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {attempt.key: attempt for attempt in recover_attempts(path)}
-    if recorded.keys() == {request.key for request in requests}:
-        return [recorded[request.key] for request in requests]  # complete: no model need be loaded
+    complete = recorded.keys() == {request.key for request in requests}
+    if complete and {attempt.weight_version for attempt in recorded.values()} == {version}:
+        return [recorded[request.key] for request in requests]  # no model need be loaded
     verifier, tokenizer = job.config.problems.verifier, job.inputs.tokenizer
     correct = 0
     with track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar:

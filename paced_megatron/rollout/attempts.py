@@ -12,6 +12,7 @@ from pathlib import Path
 from paced_megatron.errors import UserError
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.rollout.engine import Key
+from paced_megatron.runtime.files import append_lines
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +72,9 @@ def append_attempts(path: Path, attempts: Sequence[Attempt]) -> None:
 
     If the write fails half-way (a full disk, Ctrl-C) the file is cut back to what it was.
     """
-    if not attempts:
-        return
-    block = "".join(attempt.to_json() + "\n" for attempt in attempts).encode("ascii")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Unbuffered, so that closing after a failure doesn't write what is left in a buffer.
-    with path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        try:
-            while block:
-                block = block[file.write(block) :]
-            os.fsync(file.fileno())
-        except BaseException:
-            file.truncate(before)
-            raise
+    if attempts:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        append_lines(path, [attempt.to_json() for attempt in attempts])
 
 
 def read_attempts(path: Path) -> list[Attempt]:

@@ -92,7 +92,8 @@ def joined_world(parallel: ParallelConfig, seed: int) -> Iterator[World]:
         store = _join(rank, world_size, device)
         stack.callback(_leave)
         groups = parallel_groups(parallel.tensor_model_parallel_size, seed)
-        lead = Lead(rank, world_size, store)
+        # Rank 0 writes an exported folder before it comes to the next call; a large one takes its time.
+        lead = Lead(rank, world_size, store, begin_patience_s=3600.0)
         yield World(rank, world_size, device, groups, lead)
         lead.close()
 
