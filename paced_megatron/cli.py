@@ -71,13 +71,17 @@ VERBS: dict[str, Verb] = {
 
 _EXAMPLES = """\
 examples:
-  paced quickstart                                   the whole loop on tiny models, on this machine's CPU
-  paced run recipe.yaml                              a run of your own; start it again to go on after an
-  interruption paced run recipe.yaml training.lr=3e-6 run_dir=runs/lr3   the same with two keys changed
-  paced rollout recipe.yaml --stage 1                one phase of one stage
+  paced quickstart
+      the whole loop on tiny models, on this machine's CPU
+  paced run recipe.yaml
+      a run of your own; start it again to go on after an interruption
+  paced run recipe.yaml training.lr=3e-6 run_dir=runs/lr3
+      the same with two keys changed
+  paced rollout recipe.yaml --stage 1
+      one phase of one stage
 
-Keys and their defaults: docs/configuration.md. Exit codes: 0 done, 1 failed, 2 a mistake in the input, 130
-interrupted.
+Keys and defaults: docs/configuration.md.
+Exit codes: 0 done, 1 failed, 2 a mistake in the input, 130 interrupted.
 """
 
 
@@ -120,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
             )
     quickstart = verbs.add_parser(
         "quickstart",
-        help=f"`run` on the tiny models in {QUICKSTART.parent.name}/",
+        help="`run` on the tiny models in examples/quickstart/",
         description="The first run.",
     )
     _add_overrides(quickstart)

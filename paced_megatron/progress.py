@@ -79,7 +79,7 @@ class Progress:
         parts = [self._count()]
         rate = self._rate()
         if rate:
-            parts.append(f"{rate:.3g} {self.unit}/s")
+            parts.append(f"{_rate_text(rate)} {self.unit}/s")
             if self.total is not None and self.done < self.total:
                 parts.append(f"{duration((self.total - self.done) / rate)} left")
         return ", ".join(parts + self._facts())
@@ -89,7 +89,7 @@ class Progress:
         parts = [f"{self._count()} in {duration(self.clock() - self._start)}"]
         rate = self._rate()
         if rate:
-            parts.append(f"{rate:.3g} {self.unit}/s")
+            parts.append(f"{_rate_text(rate)} {self.unit}/s")
         return ", ".join(parts + self._facts())
 
     def _count(self) -> str:
@@ -146,6 +146,11 @@ def track(
         end = ""
     finally:
         say(console, f"{description}: {end}{progress.summary()}")
+
+
+def _rate_text(rate: float) -> str:
+    """Three digits without an exponent: "0.25", "24.1", "1060"."""
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def duration(seconds: float) -> str:

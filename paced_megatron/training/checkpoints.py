@@ -13,11 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from paced_megatron.models.gpt import HiddenStatesModel
+from paced_megatron.training.trainer import Trainer
 
 KEEP = 2  # the newest, and the one before it
 
@@ -36,13 +34,7 @@ def latest_iteration(checkpoints: Path) -> int | None:
     return iterations[-1] if iterations else None
 
 
-def save_checkpoint(
-    checkpoints: Path,
-    iteration: int,
-    student: DistributedDataParallel,
-    optimizer: MegatronOptimizer,
-    schedule: OptimizerParamScheduler,
-) -> None:
+def save_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None:
     """Write the state after `iteration` steps. A collective over all ranks of the job; what a killed save
     left is replaced."""
     final, partial = _folder(checkpoints, iteration), checkpoints / f"saving_{iteration:07d}"
@@ -51,9 +43,9 @@ def save_checkpoint(
         partial.mkdir(parents=True)
     dist.barrier()
     state = {
-        "model": dict(student.module.named_parameters()),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
+        "model": dict(trainer.student.module.named_parameters()),
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
     }
     with open(_rank_file(partial), "wb") as file:
         torch.save(state, file)
@@ -77,19 +69,13 @@ def _copy_weights(weights: dict[str, torch.Tensor], model: HiddenStatesModel) ->
         parameter.copy_(weights[name])
 
 
-def load_checkpoint(
-    checkpoints: Path,
-    iteration: int,
-    student: DistributedDataParallel,
-    optimizer: MegatronOptimizer,
-    schedule: OptimizerParamScheduler,
-) -> None:
+def load_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None:
     """Put the state after `iteration` steps back, into objects made from the same configuration on the same
     layout."""
     state = _read(checkpoints, iteration)
-    _copy_weights(state["model"], student.module)
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
+    _copy_weights(state["model"], trainer.student.module)
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.schedule.load_state_dict(state["schedule"])
 
 
 def load_model_weights(checkpoints: Path, iteration: int, model: HiddenStatesModel) -> None:

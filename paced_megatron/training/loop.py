@@ -46,7 +46,7 @@ def train_stage(
     lead, training = trainer.world.lead, trainer.training
     done = lead.agree(latest_iteration(folder.checkpoints) or 0)
     if done:
-        load_checkpoint(folder.checkpoints, done, trainer.student, trainer.optimizer, trainer.schedule)
+        load_checkpoint(folder.checkpoints, done, trainer)
         if _evaluation_is_due(done, train_iters, evaluate_every):
             on_evaluation(done, trainer.student.module)  # the run may have been killed during it
     if trainer.world.is_lead:
@@ -62,9 +62,7 @@ def train_stage(
             bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
             due = _evaluation_is_due(step, train_iters, evaluate_every)
             if due or step % training.save_interval == 0 or step == train_iters:
-                save_checkpoint(
-                    folder.checkpoints, step, trainer.student, trainer.optimizer, trainer.schedule
-                )
+                save_checkpoint(folder.checkpoints, step, trainer)
             if due:
                 on_evaluation(step, trainer.student.module)
 

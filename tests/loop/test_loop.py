@@ -142,6 +142,19 @@ def times_of_change(run):
 
 
 @pytest.mark.parallel
+def test_two_data_parallel_processes_take_the_steps_of_one(tmp_path):
+    one = write_recipe(tmp_path / "one", evaluation={"every": 0})
+    two = write_recipe(tmp_path / "two", evaluation={"every": 0}, parallel={"data_parallel_size": 2})
+    assert main(["run", str(one)]) == 0
+    code, output, errors = run_paced("run", two)
+    assert code == 0, output + errors
+    metrics = [records(recipe.parent / "run/stage-1/metrics.jsonl") for recipe in (one, two)]
+    for alone, together in zip(*metrics, strict=True):
+        for name in ("loss", "grad_norm", "divergence", "student_entropy", "tokens"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-4), (name, alone["step"])
+
+
+@pytest.mark.parallel
 def test_under_torchrun_it_joins_the_job_instead_of_starting_one(finished):
     """The finished run again, so that only joining and agreeing are left to do."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]

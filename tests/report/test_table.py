@@ -24,26 +24,34 @@ def row(step: int, accuracy: float, **by_level: float) -> EvaluationRow:
     )
 
 
-def shown(rows: list[EvaluationRow]) -> list[str]:
-    console = Console(width=200, record=True, file=io.StringIO())
+def shown(rows: list[EvaluationRow], width: int = 200) -> list[str]:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(evaluation_table(rows))
     return [line for line in console.export_text().splitlines() if line.strip()]
 
 
 def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]]
+    return line.replace(" ± ", "±").split()
 
 
 def test_a_line_per_measurement_with_levels_in_the_order_of_numbers():
     lines = shown([row(0, 0.5, **{"10": 0.25, "9": 0.75}), row(40, 0.625, **{"9": 1.0})])
-    table = [cells(line) for line in lines if "│" in line or "┃" in line]
-    assert table == [
-        ["stage", "step", "all", "level 9", "level 10"],
-        ["1", "0", "50.0 ± 1.2", "75.0", "25.0"],
-        ["1", "40", "62.5 ± 1.2", "100.0", ""],
+    title, *table = [line for line in lines if "───" not in line]
+    assert "by level" in title
+    assert [cells(line) for line in table] == [
+        ["stage", "step", "all", "9", "10"],
+        ["1", "0", "50.0±1.2", "75", "25"],
+        ["1", "40", "62.5±1.2", "100"],
     ]
+
+
+def test_ten_levels_fit_a_terminal_of_80_columns():
+    levels = {str(level): 1.0 for level in range(10)}
+    lines = shown([row(1000, 1.0, **levels)], width=80)
+    assert cells(lines[-1]) == ["1", "1000", "100.0±1.2", *["100"] * 10]
 
 
 def test_more_levels_than_fit_are_left_to_the_file():
     lines = shown([row(0, 0.5, **{str(level): 0.5 for level in range(11)})])
-    assert not any("level" in line for line in lines)
+    assert "by level" not in lines[0]
+    assert cells(lines[1]) == ["stage", "step", "all"]
