@@ -12,7 +12,7 @@ from paced_megatron.phases.needs import student_before
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.problems.verify import score
 from paced_megatron.progress import track
-from paced_megatron.rollout.attempts import Attempt, outcome_counts, recover_attempts
+from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_warnings, recover_attempts
 from paced_megatron.rollout.collect import collect_attempts
 from paced_megatron.rollout.engine import Sampling
 from paced_megatron.rollout.requests import attempt_requests, attempt_seed
@@ -35,6 +35,8 @@ def roll_out(job: Job, number: int) -> None:
             what=f"stage {number}: attempts",
         )
         job.say(f"stage {number}: {_shares(attempts)}")
+        for warning in outcome_warnings(attempts):
+            job.say(f"warning: {warning}")
 
     job.world.lead.alone(work, f"attempts of stage {number}")
 

@@ -13,6 +13,7 @@ from paced_megatron.rollout.attempts import (
     Attempt,
     append_attempts,
     outcome_counts,
+    outcome_warnings,
     read_attempts,
     recover_attempts,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "attempt_requests",
     "collect_attempts",
     "outcome_counts",
+    "outcome_warnings",
     "read_attempts",
     "recover_attempts",
 ]

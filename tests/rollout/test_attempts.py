@@ -10,7 +10,14 @@ import pytest
 
 from paced_megatron.errors import UserError
 from paced_megatron.problems.outcome import Outcome
-from paced_megatron.rollout import Attempt, append_attempts, outcome_counts, read_attempts, recover_attempts
+from paced_megatron.rollout import (
+    Attempt,
+    append_attempts,
+    outcome_counts,
+    outcome_warnings,
+    read_attempts,
+    recover_attempts,
+)
 
 FIRST = Attempt("a", 0, (1, 2, 3), "x = \\boxed{½}\n\u2028", "stop", Outcome.CORRECT, 2**31 - 1, "step-0")
 SECOND = Attempt("a", 1, (), "", "length", Outcome.TRUNCATED, 5, "step-0")
@@ -161,3 +168,21 @@ def test_a_unit_is_on_the_disk_as_a_whole_before_the_call_returns(
 def test_every_kind_of_outcome_is_counted_also_those_that_did_not_occur() -> None:
     counts = outcome_counts([FIRST, SECOND, SECOND, THIRD])
     assert counts == {"correct": 1, "incorrect": 0, "unparsable": 1, "truncated": 2, "timed_out": 0}
+
+
+def of_kinds(*kinds: Outcome) -> list[Attempt]:
+    return [dataclasses.replace(FIRST, index=index, outcome=kind) for index, kind in enumerate(kinds)]
+
+
+def test_many_truncated_or_unparsable_attempts_are_warned_of_with_the_key_to_change() -> None:
+    right = [Outcome.CORRECT] * 9
+    (warning,) = outcome_warnings(of_kinds(*right, Outcome.TRUNCATED))
+    assert warning.startswith("10% of the attempts are truncated") and "rollout.max_new_tokens" in warning
+    (warning,) = outcome_warnings(of_kinds(*[Outcome.UNPARSABLE] * 2, Outcome.CORRECT))
+    assert "67%" in warning and "problems.verifier.answer_marker" in warning
+
+
+def test_outcomes_as_expected_are_not_warned_of() -> None:
+    kinds = [Outcome.CORRECT] * 10 + [Outcome.INCORRECT] * 9 + [Outcome.TRUNCATED]  # 5 %, not more
+    assert outcome_warnings(of_kinds(*kinds)) == []
+    assert outcome_warnings([]) == []
