@@ -1,33 +1,36 @@
-"""The walk over chunks of tokens: logits, one all-gather, and the gradients while the logits are at hand."""
+"""The walk over chunks of tokens: logits, statistics, and the gradients while the logits are at hand."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from paced_megatron.divergence.evaluated import Evaluated
 from paced_megatron.divergence.matmul import project, project_back
-from paced_megatron.divergence.statistics import Statistics, combine, measure
-from paced_megatron.divergence.table import Divergence
+from paced_megatron.divergence.statistics import ShardChunk, Statistics, combine, measure
 from paced_megatron.divergence.vocabulary import VocabularyShard
 from paced_megatron.divergence.workspace import Workspace
+
+Evaluate = Callable[[ShardChunk, Statistics, VocabularyShard], Evaluated]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """M tokens to look at among N. The weights are in the dtype in which all is computed."""
+    """M tokens to look at among N."""
 
     student_hidden: Tensor
     """[N, H_s]"""
     teacher_hidden: Tensor
     """[N, H_t]"""
-    weights: Tensor
-    """[M]"""
     labels: Tensor | None
     """[M]"""
     indices: Tensor
     """[M], on the hidden states' device"""
+    dtype: torch.dtype
+    """in which all is computed"""
 
 
 @dataclass(frozen=True)
@@ -43,33 +46,32 @@ class Heads:
 class Gradients:
     """Sums in the computing dtype, added to chunk by chunk; None is not wanted."""
 
+    weights: Tensor
+    """[M], in the computing dtype"""
     hidden: Tensor | None
     """[N, H_s], this rank's part of the vocabulary only"""
     head: Tensor | None
     """[V_r, H_s], padding rows stay 0"""
 
-    @property
-    def wanted(self) -> bool:
-        return self.hidden is not None or self.head is not None
-
 
 def walk(
     tokens: Tokens,
     heads: Heads,
-    divergence: Divergence,
+    evaluate: Evaluate,
     temperature: float,
     workspace: Workspace,
-    gradients: Gradients,
+    gradients: Gradients | None,
 ) -> tuple[Tensor, ...]:
     """The per-token fields of DivergenceResult in their order, [M] each; the last two only with labels.
 
-    `gradients` are added to. One all-gather a chunk, the same number of chunks on every rank.
+    `gradients` are added to. The same number of chunks on every rank; in each one all-gather,
+    and what the divergence needs besides.
     """
-    count = tokens.weights.shape[0]
-    per_token = tokens.weights.new_empty(5 if tokens.labels is None else 7, count)
+    count, fields = tokens.indices.shape[0], 5 if tokens.labels is None else 7
+    per_token = tokens.student_hidden.new_empty(fields, count, dtype=tokens.dtype)
     for start in range(0, count, workspace.tokens):
         part = slice(start, min(start + workspace.tokens, count))
-        per_token[:, part] = _chunk(tokens, part, heads, divergence, temperature, workspace, gradients)
+        per_token[:, part] = _chunk(tokens, part, heads, evaluate, temperature, workspace, gradients)
     return per_token.unbind()
 
 
@@ -77,16 +79,16 @@ def _chunk(
     tokens: Tokens,
     part: slice,
     heads: Heads,
-    divergence: Divergence,
+    evaluate: Evaluate,
     temperature: float,
     workspace: Workspace,
-    gradients: Gradients,
+    gradients: Gradients | None,
 ) -> Tensor:
     """[5 or 7, n]. A function of its own: one chunk's buffers are gone before the next one's are made."""
-    indices, weights = tokens.indices[part], tokens.weights[part]
+    indices = tokens.indices[part]
     # Dividing the hidden states divides the logits, and a whole pass over [n, V] is saved.
     student, teacher = (
-        hidden.index_select(0, indices).to(weights.dtype).div_(temperature)
+        hidden.index_select(0, indices).to(tokens.dtype).div_(temperature)
         for hidden in (tokens.student_hidden, tokens.teacher_hidden)
     )
     chunk = measure(
@@ -96,14 +98,15 @@ def _chunk(
         None if tokens.labels is None else tokens.labels[part],
     )
     total = combine(heads.shard.gather(chunk.sums))
-    if gradients.wanted:
-        logit_gradient = divergence.logit_gradient(chunk, total, weights)
+    evaluated = evaluate(chunk, total, heads.shard)
+    if gradients is not None:
+        logit_gradient = evaluated.logit_gradient(gradients.weights[part])
         if gradients.hidden is not None:
             back = project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)
             gradients.hidden.index_add_(0, indices, back)
         if gradients.head is not None:  # `student` carries the 1/temperature already
             gradients.head[: heads.shard.real].addmm_(logit_gradient.t(), student)
-    return torch.stack([divergence.value(total), *_by_products(total)])
+    return torch.stack([evaluated.value, *_by_products(total)])
 
 
 def _by_products(total: Statistics) -> list[Tensor]:

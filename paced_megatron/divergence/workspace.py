@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# [n, V] buffers alive at once: see statistics.measure, which reuses them.
-LOGIT_BUFFERS = 4
-
 
 @dataclass(frozen=True)
 class Workspace:
@@ -19,8 +16,12 @@ class Workspace:
     """of a head that are widened to the computing dtype at a time, at least 1"""
 
     @staticmethod
-    def of(megabytes: float, student_head: Tensor, teacher_hidden: Tensor, dtype: torch.dtype) -> Workspace:
-        """Built only of what is equal on all ranks of the group, so that they walk through the same chunks.
+    def of(
+        megabytes: float, student_head: Tensor, teacher_hidden: Tensor, dtype: torch.dtype, buffers: int
+    ) -> Workspace:
+        """buffers: of [n, V] alive at once (`Divergence.buffers`).
+
+        Built only of what is equal on all ranks of the group, so that they walk through the same chunks.
 
         The student's padded rows are therefore counted, not a rank's real ones. An eighth of the budget is
         kept for widening the heads. A budget under one token's needs gives chunks of one token.
@@ -30,6 +31,6 @@ class Workspace:
         teacher_size = teacher_hidden.shape[-1]
         # Hidden states of both as they come and widened, the student's gradient twice, and what is known per
         # token.
-        per_token = (LOGIT_BUFFERS * rows + 4 * student_size + 2 * teacher_size + 64) * dtype.itemsize
+        per_token = (buffers * rows + 4 * student_size + 2 * teacher_size + 64) * dtype.itemsize
         head_row = max(student_size, teacher_size) * dtype.itemsize
         return Workspace(max(int(budget * 7 / 8 / per_token), 1), max(int(budget / 8 / head_row), 1))
