@@ -64,14 +64,17 @@ def walk(
 ) -> tuple[Tensor, ...]:
     """The per-token fields of DivergenceResult in their order, [M] each; the last two only with labels.
 
-    `gradients` are added to. The same number of chunks on every rank; in each one all-gather,
-    and what the divergence needs besides.
+    `gradients` are added to. The same number of chunks and blocks on every rank; in each block one
+    all-gather, and what the divergence needs besides.
     """
     count, fields = tokens.indices.shape[0], 5 if tokens.labels is None else 7
     per_token = tokens.student_hidden.new_empty(fields, count, dtype=tokens.dtype)
+    # Made once: on a CPU the first touch of new memory costs more than any step of the elementwise work.
+    logits = per_token.new_empty(2, min(workspace.tokens, count), heads.shard.real)
     for start in range(0, count, workspace.tokens):
         part = slice(start, min(start + workspace.tokens, count))
-        per_token[:, part] = _chunk(tokens, part, heads, evaluate, temperature, workspace, gradients)
+        buffers = logits[:, : part.stop - start]
+        per_token[:, part] = _chunk(tokens, part, heads, evaluate, temperature, workspace, gradients, buffers)
     return per_token.unbind()
 
 
@@ -83,30 +86,38 @@ def _chunk(
     temperature: float,
     workspace: Workspace,
     gradients: Gradients | None,
+    logits: Tensor,
 ) -> Tensor:
-    """[5 or 7, n]. A function of its own: one chunk's buffers are gone before the next one's are made."""
+    """[5 or 7, n]; logits [2, n, V] is overwritten. The heads are multiplied with a whole chunk, the rest is
+    done block by block, in the cache."""
     indices = tokens.indices[part]
     # Dividing the hidden states divides the logits, and a whole pass over [n, V] is saved.
     student, teacher = (
         hidden.index_select(0, indices).to(tokens.dtype).div_(temperature)
         for hidden in (tokens.student_hidden, tokens.teacher_hidden)
     )
-    chunk = measure(
-        project(student, heads.student, workspace.head_rows),
-        project(teacher, heads.teacher, workspace.head_rows),
-        heads.shard,
-        None if tokens.labels is None else tokens.labels[part],
-    )
-    total = combine(heads.shard.gather(chunk.sums))
-    evaluated = evaluate(chunk, total, heads.shard)
+    student_logits = project(student, heads.student, workspace.head_rows, out=logits[0])
+    teacher_logits = project(teacher, heads.teacher, workspace.head_rows, out=logits[1])
+    labels = None if tokens.labels is None else tokens.labels[part]
+    weights = None if gradients is None else gradients.weights[part]
+    per_token = []
+    for start in range(0, indices.shape[0], workspace.block_tokens):
+        block = slice(start, start + workspace.block_tokens)
+        of_block = None if labels is None else labels[block]
+        chunk = measure(student_logits[block], teacher_logits[block], heads.shard, of_block)
+        total = combine(heads.shard.gather(chunk.sums))
+        evaluated = evaluate(chunk, total, heads.shard)
+        per_token.append(torch.stack([evaluated.value, *_by_products(total)]))
+        if weights is not None:
+            student_logits[block] = evaluated.logit_gradient(weights[block])
     if gradients is not None:
-        logit_gradient = evaluated.logit_gradient(gradients.weights[part])
+        logit_gradient = student_logits
         if gradients.hidden is not None:
             back = project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)
             gradients.hidden.index_add_(0, indices, back)
         if gradients.head is not None:  # `student` carries the 1/temperature already
             gradients.head[: heads.shard.real].addmm_(logit_gradient.t(), student)
-    return torch.stack([evaluated.value, *_by_products(total)])
+    return torch.cat(per_token, dim=1)
 
 
 def _by_products(total: Statistics) -> list[Tensor]:
