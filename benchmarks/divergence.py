@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 QWEN3_VOCABULARY = 151_936
 SIZES = ["256x1024", "256x2048", "1024x1024", "1024x2048", "2048x1024", "2048x2048"]
 MB = 2**20
-PRINTED = ["tokens", "hidden_size", "variant", "median_s", "over_floor", "peak_mb", "cores_of_others", "note"]
+PRINTED = ["tokens", "hidden_size", "variant", "median_s", "over_floor", "cpu_s", "cpu_over_floor"]
+PRINTED += ["peak_mb", "cores_of_others", "note"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class Record:
     """What the repetitions of one variant at one size gave."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
     loads: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
@@ -151,10 +153,12 @@ class Record:
         gradients = job()
         synchronize()
         seconds = time.perf_counter() - start
+        own = time.process_time() - own
         self.seconds.append(seconds)
+        self.cpu_seconds.append(own)
         self.peak_mb = max(self.peak_mb, (memory.peak() - before) / MB)
         self.loads.append(os.getloadavg()[0])
-        self.others.append((busy_seconds() - busy - (time.process_time() - own)) / seconds)
+        self.others.append((busy_seconds() - busy - own) / seconds)
         del gradients
 
 
@@ -173,9 +177,13 @@ def run_size(models: Models, variants: list[str], repetitions: int, workspace_mb
     return records
 
 
+def median_ratio(numbers: list[float], least: list[float]) -> float:
+    return statistics.median(mine / floor for mine, floor in zip(numbers, least, strict=True))
+
+
 def rows(records: dict[str, Record], models: Models, common: dict[str, object]) -> list[dict[str, object]]:
     tokens, hidden_size = models.student_hidden.shape
-    floors = records["floor"].seconds
+    floors = records["floor"]
     made = []
     for name, record in records.items():
         row: dict[str, object] = {
@@ -188,6 +196,8 @@ def rows(records: dict[str, Record], models: Models, common: dict[str, object]) 
             "median_s": "",
             "min_s": "",
             "over_floor": "",
+            "cpu_s": "",
+            "cpu_over_floor": "",
             "peak_mb": "",
             "peak_method": PEAKS[models.weights.device.type].method,
             "repetitions": len(record.seconds),
@@ -196,11 +206,12 @@ def rows(records: dict[str, Record], models: Models, common: dict[str, object]) 
             "note": record.note,
         }
         if record.seconds:
-            ratios = [mine / least for mine, least in zip(record.seconds, floors, strict=True)]
             row |= {
                 "median_s": f"{statistics.median(record.seconds):.4g}",
                 "min_s": f"{min(record.seconds):.4g}",
-                "over_floor": f"{statistics.median(ratios):.3f}",
+                "over_floor": f"{median_ratio(record.seconds, floors.seconds):.3f}",
+                "cpu_s": f"{statistics.median(record.cpu_seconds):.4g}",
+                "cpu_over_floor": f"{median_ratio(record.cpu_seconds, floors.cpu_seconds):.3f}",
                 "peak_mb": f"{record.peak_mb:.0f}",
                 "load": f"{statistics.median(record.loads):.2f}",
                 "cores_of_others": f"{statistics.median(record.others):.2f}",

@@ -26,6 +26,8 @@ COLUMNS = [
     "median_s",
     "min_s",
     "over_floor",
+    "cpu_s",
+    "cpu_over_floor",
     "peak_mb",
     "peak_method",
     "repetitions",
