@@ -206,3 +206,18 @@ def run_all(rank: int, world_size: int, batches: list[tuple[tuple[int, ...], lis
         if rank in members:
             return [run_one(spec, dist.get_rank(group), len(members), group) for spec in specs]
     return []
+
+
+def call(**changes: Any) -> DivergenceResult:
+    """A sound call on TOKENS tokens, with changes."""
+    case = case_of(Spec())
+    arguments: dict[str, Any] = {
+        "student_hidden": case.student_hidden.clone().requires_grad_(),
+        "student_head": case.student_head.clone().requires_grad_(),
+        "teacher_hidden": case.teacher_hidden,
+        "teacher_head": case.teacher_head,
+        "weights": case.weights,
+        "vocab_size": VOCAB,
+        "compute_grad": True,
+    }
+    return weighted_divergence(**{**arguments, **changes})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 import torch
 
-from divergence.cases import ONE_EACH, TOKENS, VARIANTS, VOCAB, Outcome, Spec, case_of, run_all, run_one
+from divergence.cases import ONE_EACH, VARIANTS, VOCAB, Outcome, Spec, call, case_of, run_all, run_one
 from divergence.conformance import assert_conforms
 from paced_megatron.divergence import (
-    DivergenceResult,
     DivergenceStatistics,
     divergence_statistics,
-    weighted_divergence,
 )
 
 SHUFFLED = (17, 3, 3, 11, 0, 23, 8)  # out of order, one twice
@@ -130,21 +127,6 @@ def test_logits_of_ten_thousand_are_finite_and_right(special: Any) -> None:
 # The rest is one process's business.
 
 
-def call(**changes: Any) -> DivergenceResult:
-    """A sound call on TOKENS tokens, with changes."""
-    case = case_of(Spec())
-    arguments: dict[str, Any] = {
-        "student_hidden": case.student_hidden.clone().requires_grad_(),
-        "student_head": case.student_head.clone().requires_grad_(),
-        "teacher_hidden": case.teacher_hidden,
-        "teacher_head": case.teacher_head,
-        "weights": case.weights,
-        "vocab_size": VOCAB,
-        "compute_grad": True,
-    }
-    return weighted_divergence(**{**arguments, **changes})
-
-
 def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_theirs() -> None:
     case, spec = case_of(Spec()), Spec()
     hidden, main_grad = case.student_hidden.clone().requires_grad_(), torch.zeros_like(case.student_head)
@@ -251,65 +233,3 @@ def test_no_hidden_state_at_all_is_no_token() -> None:
     result = call(student_hidden=hidden, teacher_hidden=torch.zeros(0, 27), weights=torch.zeros(0))
     result.loss.backward()
     assert result.loss == 0 and hidden.grad is not None and hidden.grad.shape == (0, 19)
-
-
-WRONG: dict[str, dict[str, Any]] = {
-    "divergence: 'jeffreys' is unknown; known are forward_kl, reverse_kl, jsd": {"divergence": "jeffreys"},
-    "parameter: forward_kl takes none, but 0.5 is given": {"parameter": 0.5},
-    "parameter: jsd needs beta, a number between 0 and 1": {"divergence": "jsd"},
-    "parameter: skew_forward_kl needs skew": {"divergence": "skew_forward_kl"},
-    "parameter: beta of jsd must be between 0 and 1, not 0.0": {"divergence": "jsd", "parameter": 0.0},
-    "parameter: skew of skew_reverse_kl must be": {"divergence": "skew_reverse_kl", "parameter": 1.0},
-    "parameter: mu of akl must be between 0 and 1, not nan": {"divergence": "akl", "parameter": math.nan},
-    "temperature: 0": {"temperature": 0.0},
-    "temperature: nan": {"temperature": float("nan")},
-    "workspace_mb: 0": {"workspace_mb": 0},
-    "vocab_size: 204 is not between 1 and the 203 head rows": {"vocab_size": 204},
-    "vocab_size: 0": {"vocab_size": 0},
-    "student_hidden: shape": {"student_hidden": torch.zeros(2, 12, 19)},
-    "student_hidden: dtype torch.int64": {"student_hidden": torch.zeros(24, 19, dtype=torch.int64)},
-    "student_head: rows of 18": {"student_head": torch.zeros(203, 18)},
-    "teacher_head: rows of 18": {"teacher_head": torch.zeros(203, 18)},
-    "teacher_hidden: 23 tokens": {"teacher_hidden": torch.zeros(23, 27)},
-    "teacher_head: 202 rows, but this rank's 203": {"teacher_head": torch.zeros(202, 27)},
-    "weights: 23 entries for 24 tokens": {"weights": torch.zeros(23)},
-    "weights: dtype torch.bfloat16": {"weights": torch.zeros(24, dtype=torch.bfloat16)},
-    "weights: on meta": {"weights": torch.zeros(24, device="meta")},
-    "labels: 23 entries": {"labels": torch.zeros(23, dtype=torch.int64)},
-    "labels: dtype torch.int32": {"labels": torch.zeros(24, dtype=torch.int32)},
-    "token_indices: on meta": {"token_indices": torch.zeros(24, dtype=torch.int64, device="meta")},
-    "token_indices: not all are in 0 .. 23": {"token_indices": torch.arange(1, 25)},
-    "main_grad: shape": {"main_grad": torch.zeros(203, 18)},
-    "main_grad: dtype": {"main_grad": torch.zeros(203, 19, dtype=torch.bfloat16)},
-}
-
-
-@pytest.mark.parametrize("message", WRONG)
-def test_what_does_not_fit_is_a_value_error_that_names_it(message: str) -> None:
-    assert call().divergence.shape == (TOKENS,)
-    with pytest.raises(ValueError) as error:
-        call(**WRONG[message])
-    assert str(error.value).startswith(message)
-
-
-def one_wrong_call(rank: int, world_size: int) -> tuple[str, int]:
-    """The message, and what the collective gives that is the group's next."""
-    import torch.distributed as dist
-
-    case = case_of(Spec())
-    with pytest.raises(ValueError) as error:
-        call(
-            student_head=case.student_head[:90],
-            teacher_head=case.teacher_head[rank * 90 :][:90],
-            vocab_size=VOCAB,
-            group=dist.group.WORLD,
-        )
-    total = torch.tensor([rank + 1])
-    dist.all_reduce(total)
-    return str(error.value), int(total)
-
-
-@pytest.mark.parallel
-def test_ranks_that_are_all_called_wrongly_raise_before_any_collective(pool: Any) -> None:
-    message = "vocab_size: 203 is not between 1 and the 180 head rows that 2 rank(s) with 90 rows hold"
-    assert pool.run(one_wrong_call, 2) == [(message, 3)] * 2
