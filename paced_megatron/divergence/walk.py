@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,12 +71,18 @@ def walk(
     count, fields = tokens.indices.shape[0], 5 if tokens.labels is None else 7
     per_token = tokens.student_hidden.new_empty(fields, count, dtype=tokens.dtype)
     # Made once: on a CPU the first touch of new memory costs more than any step of the elementwise work.
-    logits = per_token.new_empty(2, min(workspace.tokens, count), heads.shard.real)
-    for start in range(0, count, workspace.tokens):
-        part = slice(start, min(start + workspace.tokens, count))
+    step = _evenly(count, workspace.tokens)
+    logits = per_token.new_empty(2, min(step, count), heads.shard.real)
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
         buffers = logits[:, : part.stop - start]
         per_token[:, part] = _chunk(tokens, part, heads, evaluate, temperature, workspace, gradients, buffers)
     return per_token.unbind()
+
+
+def _evenly(count: int, most: int) -> int:
+    """The size of equal parts of at most `most`: a short last chunk costs nearly as much as a long one."""
+    return math.ceil(count / math.ceil(count / most)) if count else 1
 
 
 def _chunk(
