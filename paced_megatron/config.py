@@ -164,9 +164,18 @@ class StageConfig:
     """One stage; stages are trained one after the other."""
 
     divergence: Annotated[
-        Literal["forward_kl", "reverse_kl"],
-        Key("`forward_kl`: KL(teacher || student); `reverse_kl`: the other way"),
+        Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "akl"],
+        Key("`forward_kl`: KL(teacher || student); `reverse_kl`: the other way; the others: method.md, 2"),
     ] = "forward_kl"
+    divergence_parameter: Annotated[
+        float | None,
+        Key(
+            "beta of `jsd` (on the teacher: near 0 it is a forward KL), skew of the skew KLs, mu of `akl`; "
+            "null: 0.5 for `akl`; the KLs take none",
+            above=0,
+            below=1,
+        ),
+    ] = None
     train_iters: Annotated[int, Key("optimizer steps of this stage", at_least=1)]
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from paced_megatron.config import Config, Key
 from paced_megatron.config_tree import Node
+from paced_megatron.divergence import check_parameter
 from paced_megatron.errors import UserError
 
 T = TypeVar("T")
@@ -269,10 +270,25 @@ def _evaluation_has_problems(config: Config) -> str | None:
     return f"evaluation.every={config.evaluation.every} needs held-out problems; set problems.test"
 
 
+def _parameters_fit(config: Config) -> str | None:
+    for number, stage in enumerate(config.stages):
+        try:
+            check_parameter(stage.divergence, stage.divergence_parameter)
+        except ValueError as error:
+            said = str(error).removeprefix("parameter: ")
+            return f"stages.{number}.divergence_parameter: {said}"
+    return None
+
+
 # The key (for the line), the rule in words (for the reference page), and a function that gives the complaint
 # or None; the first complaint is shown.
 RULES: list[tuple[str, str, Callable[[Config], str | None]]] = [
     ("stages", "has at least one entry", _some_stages),
+    (
+        "stages",
+        "has a `divergence_parameter` where the divergence needs one, and none where it takes none",
+        _parameters_fit,
+    ),
     (
         "training.global_batch_size",
         "is a multiple of `training.micro_batch_size` x `parallel.data_parallel_size`",

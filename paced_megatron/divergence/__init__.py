@@ -18,8 +18,16 @@ In a plain torch loop, where both heads are [vocabulary, hidden] and weights is 
 
 from __future__ import annotations
 
-from paced_megatron.divergence.fused import weighted_divergence
-from paced_megatron.divergence.result import DivergenceResult
+from paced_megatron.divergence.checks import check_parameter
+from paced_megatron.divergence.fused import divergence_statistics, weighted_divergence
+from paced_megatron.divergence.result import DivergenceResult, DivergenceStatistics
 from paced_megatron.divergence.table import DIVERGENCES
 
-__all__ = ["DIVERGENCES", "DivergenceResult", "weighted_divergence"]
+__all__ = [
+    "DIVERGENCES",
+    "DivergenceResult",
+    "DivergenceStatistics",
+    "check_parameter",
+    "divergence_statistics",
+    "weighted_divergence",
+]

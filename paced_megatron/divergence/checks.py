@@ -14,14 +14,37 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PRECISE = (torch.float32, torch.float64)
 
 
-def check_settings(divergence: str, temperature: float, workspace_mb: float) -> None:
-    """Raises ValueError."""
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence: {divergence!r} is unknown; known are {', '.join(DIVERGENCES)}")
+def check_settings(
+    divergence: str, parameter: float | None, temperature: float, workspace_mb: float
+) -> float | None:
+    """The parameter to take. Raises ValueError."""
+    taken = check_parameter(divergence, parameter)
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: {temperature} is not a positive number")
     if not workspace_mb > 0:
         raise ValueError(f"workspace_mb: {workspace_mb} is not a positive number")
+    return taken
+
+
+def check_parameter(divergence: str, parameter: float | None) -> float | None:
+    """The parameter to take: the given one, else the divergence's default, None where it takes none.
+
+    Raises ValueError, which opens with "divergence" or "parameter", for an unknown divergence; for a
+    parameter that is needed and not given, given and not taken, or not between 0 and 1.
+    """
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence: {divergence!r} is unknown; known are {', '.join(DIVERGENCES)}")
+    name, default = DIVERGENCES[divergence].parameter, DIVERGENCES[divergence].default
+    if name is None:
+        if parameter is not None:
+            raise ValueError(f"parameter: {divergence} takes none, but {parameter} is given")
+        return None
+    if parameter is None and default is None:
+        raise ValueError(f"parameter: {divergence} needs {name}, a number between 0 and 1")
+    taken = default if parameter is None else parameter
+    if not (isinstance(taken, int | float) and 0 < taken < 1):
+        raise ValueError(f"parameter: {name} of {divergence} must be between 0 and 1, not {taken}")
+    return float(taken)
 
 
 def check_models(
@@ -58,7 +81,11 @@ def check_teacher_rows(teacher_head: Tensor, shard: VocabularyShard) -> None:
 
 
 def check_tokens(
-    weights: Tensor, labels: Tensor | None, token_indices: Tensor | None, tokens: int, device: torch.device
+    weights: Tensor | None,
+    labels: Tensor | None,
+    token_indices: Tensor | None,
+    tokens: int,
+    device: torch.device,
 ) -> None:
     """Raises ValueError unless weights, labels and token_indices are [M]; without indices M is tokens.
 
@@ -69,7 +96,8 @@ def check_tokens(
         if token_indices.numel() and not (token_indices.min() >= 0 and token_indices.max() < tokens):
             raise ValueError(f"token_indices: not all are in 0 .. {tokens - 1}, the tokens of student_hidden")
     count = tokens if token_indices is None else token_indices.numel()
-    _check("weights", weights, PRECISE, device, dims=1, length=count)
+    if weights is not None:
+        _check("weights", weights, PRECISE, device, dims=1, length=count)
     if labels is not None:
         _check("labels", labels, (torch.int64,), device, dims=1, length=count)
 

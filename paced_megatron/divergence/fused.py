@@ -14,18 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
-from paced_megatron.divergence.checks import (
-    check_main_grad,
-    check_models,
-    check_settings,
-    check_teacher_rows,
-    check_tokens,
-)
-from paced_megatron.divergence.result import DivergenceResult
-from paced_megatron.divergence.table import DIVERGENCES
-from paced_megatron.divergence.vocabulary import VocabularyShard
-from paced_megatron.divergence.walk import Gradients, Heads, Tokens, walk
-from paced_megatron.divergence.workspace import Workspace
+from paced_megatron.divergence.checks import check_main_grad
+from paced_megatron.divergence.prepare import prepare
+from paced_megatron.divergence.result import DivergenceResult, DivergenceStatistics
+from paced_megatron.divergence.walk import Gradients
 
 
 def weighted_divergence(
@@ -36,7 +28,9 @@ def weighted_divergence(
     weights: Tensor,
     *,
     divergence: str = "forward_kl",
+    parameter: float | None = None,
     temperature: float = 1.0,
+    temperature_squared: bool = False,
     vocab_size: int,
     labels: Tensor | None = None,
     token_indices: Tensor | None = None,
@@ -54,6 +48,10 @@ def weighted_divergence(
     group: the tensor-parallel ranks; None is one process that holds whole heads.
     teacher_head [>= real rows of this rank, H_t]: cut at the student's boundaries, whatever the teacher's own
         layout. Rows from vocab_size on are padding on either side, and never looked at.
+    parameter: the divergence's number in (0, 1): beta of jsd, skew of skew_forward_kl and skew_reverse_kl, mu
+        of akl (None: 0.5). The KLs take none.
+    temperature_squared: multiply loss and gradients with temperature ** 2, so that a gradient keeps its size
+        when the temperature rises. The per-token divergence stays as it is.
     weights [M], float32 or float64, signed, detached: everything the loss is multiplied with, 1/Z included.
     labels [M], int64: the text's tokens, for the log-probabilities; an id outside the vocabulary gives NaN.
     token_indices [M], int64, on the CPU (so that nothing waits for a device): the tokens to look at, in any
@@ -74,47 +72,91 @@ def weighted_divergence(
     Formulas: docs/method.md, 2.
 
     Raises ValueError, before any collective, for what does not fit: a shape, dtype or device, an unknown
-    divergence, a temperature <= 0, a vocab_size beyond the shards, indices out of range or not on the CPU, a
-    rank not in the group.
+    divergence, a parameter missing, not taken or outside (0, 1), a temperature <= 0, a
+    vocab_size beyond the shards, indices out of range or not on the CPU, a rank not in the group.
     """
-    check_settings(divergence, temperature, workspace_mb)
-    check_models(student_hidden, student_head, teacher_hidden, teacher_head)
     check_main_grad(main_grad, student_head)
-    shard = VocabularyShard.of(group, student_head.shape[0], vocab_size)
-    check_teacher_rows(teacher_head, shard)
-    count = student_hidden.shape[0] * (shard.world_size if sequence_parallel else 1)
-    check_tokens(weights, labels, token_indices, count, student_hidden.device)
-
+    prepared = prepare(
+        student_hidden,
+        student_head,
+        teacher_hidden,
+        teacher_head,
+        weights=weights,
+        divergence=divergence,
+        parameter=parameter,
+        temperature=temperature,
+        vocab_size=vocab_size,
+        labels=labels,
+        token_indices=token_indices,
+        group=group,
+        sequence_parallel=sequence_parallel,
+        workspace_mb=workspace_mb,
+    )
     with torch.no_grad():
-        student, teacher = student_hidden, teacher_hidden
-        if sequence_parallel:
-            student, teacher = shard.gather_tokens(student), shard.gather_tokens(teacher)
-        dtype = _computing_dtype(student_hidden, student_head, teacher_hidden, teacher_head)
-        indices = torch.arange(count) if token_indices is None else token_indices
-        tokens = Tokens(student, teacher, weights.to(dtype), labels, indices.to(student.device))
-        heads = Heads(student_head[: shard.real], teacher_head[: shard.real], shard)
-        workspace = Workspace.of(workspace_mb, student_head, teacher_hidden, dtype)
-        gradients = Gradients(
-            torch.zeros_like(student, dtype=dtype) if compute_grad and student_hidden.requires_grad else None,
-            torch.zeros_like(student_head, dtype=dtype)
-            if compute_grad and student_head.requires_grad
-            else None,
-        )
-        per_token = walk(tokens, heads, DIVERGENCES[divergence], temperature, workspace, gradients)
-        loss = (weights.double() * per_token[0].double()).sum().to(dtype)
+        tokens, shard = prepared.tokens, prepared.heads.shard
+        scaled = weights.double() * (temperature**2 if temperature_squared else 1.0)
+        gradients = None
+        if compute_grad:
+            gradients = Gradients(
+                scaled.to(tokens.dtype),
+                torch.zeros_like(tokens.student_hidden, dtype=tokens.dtype)
+                if student_hidden.requires_grad
+                else None,
+                torch.zeros_like(student_head, dtype=tokens.dtype) if student_head.requires_grad else None,
+            )
+        statistics = prepared.walk(gradients)
+        loss = (scaled * statistics.divergence.double()).sum().to(tokens.dtype)
+        if gradients is None:
+            return DivergenceResult(**vars(statistics), loss=loss)
 
         hidden_grad, head_grad = gradients.hidden, gradients.head
         if hidden_grad is not None:
             hidden_grad = shard.reduce_tokens(hidden_grad, scatter=sequence_parallel).to(student_hidden.dtype)
         if head_grad is not None:
             head_grad = head_grad.to((student_head if main_grad is None else main_grad).dtype)
-    if compute_grad:
-        loss = _GradientsAtHand.apply(student_hidden, student_head, loss, hidden_grad, head_grad, main_grad)
-    return DivergenceResult(loss, *per_token)
+    loss = _GradientsAtHand.apply(student_hidden, student_head, loss, hidden_grad, head_grad, main_grad)
+    return DivergenceResult(**vars(statistics), loss=loss)
 
 
-def _computing_dtype(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+def divergence_statistics(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    *,
+    divergence: str = "forward_kl",
+    parameter: float | None = None,
+    temperature: float = 1.0,
+    vocab_size: int,
+    labels: Tensor | None = None,
+    token_indices: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    sequence_parallel: bool = False,
+    workspace_mb: float = 256.0,
+) -> DivergenceStatistics:
+    """The per-token numbers of `weighted_divergence` and nothing else: no weights, no loss, no gradients.
+
+    For methods that weigh a token by what the two models think of it. Arguments, dtypes, collectives and
+    errors are `weighted_divergence`'s, and the numbers are its own to the last digit.
+    """
+    prepared = prepare(
+        student_hidden,
+        student_head,
+        teacher_hidden,
+        teacher_head,
+        weights=None,
+        divergence=divergence,
+        parameter=parameter,
+        temperature=temperature,
+        vocab_size=vocab_size,
+        labels=labels,
+        token_indices=token_indices,
+        group=group,
+        sequence_parallel=sequence_parallel,
+        workspace_mb=workspace_mb,
+    )
+    with torch.no_grad():
+        return prepared.walk(None)
 
 
 class _GradientsAtHand(torch.autograd.Function):

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 
-def project(hidden: Tensor, head: Tensor, block_rows: int) -> Tensor:
-    """hidden [n, H] x head [V, H] -> logits [n, V] in hidden's dtype."""
-    logits = hidden.new_empty(hidden.shape[0], head.shape[0])
+def project(hidden: Tensor, head: Tensor, block_rows: int, *, out: Tensor) -> Tensor:
+    """hidden [n, H] x head [V, H] -> out, the logits [n, V] in hidden's dtype."""
     for rows, block in _blocks(head, hidden.dtype, block_rows):
-        torch.mm(hidden, block.t(), out=logits[:, rows])
-    return logits
+        torch.mm(hidden, block.t(), out=out[:, rows])
+    return out
 
 
 def project_back(logit_gradient: Tensor, head: Tensor, block_rows: int) -> Tensor:

@@ -76,6 +76,16 @@ class Statistics:
         """[n]; log p_T(v) - log p_S(v) is the gap of v less this."""
         return self.teacher.log_sum - self.student.log_sum
 
+    @property
+    def forward_kl(self) -> Tensor:
+        """[n]"""
+        return self.teacher.mean_gap - self.log_sum_gap
+
+    @property
+    def reverse_kl(self) -> Tensor:
+        """[n]"""
+        return self.log_sum_gap - self.student.mean_gap
+
 
 def measure(
     student_logits: Tensor, teacher_logits: Tensor, shard: VocabularyShard, labels: Tensor | None

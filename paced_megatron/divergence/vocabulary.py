@@ -61,6 +61,11 @@ class VocabularyShard:
         )
         return gathered.view(self.world_size, *local.shape)
 
+    def sum(self, local: Tensor) -> Tensor:
+        """[...] of every rank -> their sum; each rank adds them up in the same order, and so gets the same
+        digits."""
+        return self.gather(local).sum(0)
+
     def gather_tokens(self, part: Tensor) -> Tensor:
         """Sequence parallelism: the ranks' [N / world_size, H] slices -> all tokens [N, H], in rank order."""
         return self.gather(part).flatten(0, 1)

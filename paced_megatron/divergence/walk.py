@@ -1,33 +1,37 @@
-"""The walk over chunks of tokens: logits, one all-gather, and the gradients while the logits are at hand."""
+"""The walk over chunks of tokens: logits, statistics, and the gradients while the logits are at hand."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from paced_megatron.divergence.evaluated import Evaluated
 from paced_megatron.divergence.matmul import project, project_back
-from paced_megatron.divergence.statistics import Statistics, combine, measure
-from paced_megatron.divergence.table import Divergence
+from paced_megatron.divergence.statistics import ShardChunk, Statistics, combine, measure
 from paced_megatron.divergence.vocabulary import VocabularyShard
 from paced_megatron.divergence.workspace import Workspace
+
+Evaluate = Callable[[ShardChunk, Statistics, VocabularyShard], Evaluated]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """M tokens to look at among N. The weights are in the dtype in which all is computed."""
+    """M tokens to look at among N."""
 
     student_hidden: Tensor
     """[N, H_s]"""
     teacher_hidden: Tensor
     """[N, H_t]"""
-    weights: Tensor
-    """[M]"""
     labels: Tensor | None
     """[M]"""
     indices: Tensor
     """[M], on the hidden states' device"""
+    dtype: torch.dtype
+    """in which all is computed"""
 
 
 @dataclass(frozen=True)
@@ -43,67 +47,84 @@ class Heads:
 class Gradients:
     """Sums in the computing dtype, added to chunk by chunk; None is not wanted."""
 
+    weights: Tensor
+    """[M], in the computing dtype"""
     hidden: Tensor | None
     """[N, H_s], this rank's part of the vocabulary only"""
     head: Tensor | None
     """[V_r, H_s], padding rows stay 0"""
 
-    @property
-    def wanted(self) -> bool:
-        return self.hidden is not None or self.head is not None
-
 
 def walk(
     tokens: Tokens,
     heads: Heads,
-    divergence: Divergence,
+    evaluate: Evaluate,
     temperature: float,
     workspace: Workspace,
-    gradients: Gradients,
+    gradients: Gradients | None,
 ) -> tuple[Tensor, ...]:
     """The per-token fields of DivergenceResult in their order, [M] each; the last two only with labels.
 
-    `gradients` are added to. One all-gather a chunk, the same number of chunks on every rank.
+    `gradients` are added to. The same number of chunks and blocks on every rank; in each block one
+    all-gather, and what the divergence needs besides.
     """
-    count = tokens.weights.shape[0]
-    per_token = tokens.weights.new_empty(5 if tokens.labels is None else 7, count)
-    for start in range(0, count, workspace.tokens):
-        part = slice(start, min(start + workspace.tokens, count))
-        per_token[:, part] = _chunk(tokens, part, heads, divergence, temperature, workspace, gradients)
+    count, fields = tokens.indices.shape[0], 5 if tokens.labels is None else 7
+    per_token = tokens.student_hidden.new_empty(fields, count, dtype=tokens.dtype)
+    # Made once: on a CPU the first touch of new memory costs more than any step of the elementwise work.
+    step = _evenly(count, workspace.tokens)
+    logits = per_token.new_empty(2, min(step, count), heads.shard.real)
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        buffers = logits[:, : part.stop - start]
+        per_token[:, part] = _chunk(tokens, part, heads, evaluate, temperature, workspace, gradients, buffers)
     return per_token.unbind()
+
+
+def _evenly(count: int, most: int) -> int:
+    """The size of equal parts of at most `most`: a short last chunk costs nearly as much as a long one."""
+    return math.ceil(count / math.ceil(count / most)) if count else 1
 
 
 def _chunk(
     tokens: Tokens,
     part: slice,
     heads: Heads,
-    divergence: Divergence,
+    evaluate: Evaluate,
     temperature: float,
     workspace: Workspace,
-    gradients: Gradients,
+    gradients: Gradients | None,
+    logits: Tensor,
 ) -> Tensor:
-    """[5 or 7, n]. A function of its own: one chunk's buffers are gone before the next one's are made."""
-    indices, weights = tokens.indices[part], tokens.weights[part]
+    """[5 or 7, n]; logits [2, n, V] is overwritten. The heads are multiplied with a whole chunk, the rest is
+    done block by block, in the cache."""
+    indices = tokens.indices[part]
     # Dividing the hidden states divides the logits, and a whole pass over [n, V] is saved.
     student, teacher = (
-        hidden.index_select(0, indices).to(weights.dtype).div_(temperature)
+        hidden.index_select(0, indices).to(tokens.dtype).div_(temperature)
         for hidden in (tokens.student_hidden, tokens.teacher_hidden)
     )
-    chunk = measure(
-        project(student, heads.student, workspace.head_rows),
-        project(teacher, heads.teacher, workspace.head_rows),
-        heads.shard,
-        None if tokens.labels is None else tokens.labels[part],
-    )
-    total = combine(heads.shard.gather(chunk.sums))
-    if gradients.wanted:
-        logit_gradient = divergence.logit_gradient(chunk, total, weights)
+    student_logits = project(student, heads.student, workspace.head_rows, out=logits[0])
+    teacher_logits = project(teacher, heads.teacher, workspace.head_rows, out=logits[1])
+    labels = None if tokens.labels is None else tokens.labels[part]
+    weights = None if gradients is None else gradients.weights[part]
+    per_token = []
+    for start in range(0, indices.shape[0], workspace.block_tokens):
+        block = slice(start, start + workspace.block_tokens)
+        of_block = None if labels is None else labels[block]
+        chunk = measure(student_logits[block], teacher_logits[block], heads.shard, of_block)
+        total = combine(heads.shard.gather(chunk.sums))
+        evaluated = evaluate(chunk, total, heads.shard)
+        per_token.append(torch.stack([evaluated.value, *_by_products(total)]))
+        if weights is not None:
+            student_logits[block] = evaluated.logit_gradient(weights[block])
+    if gradients is not None:
+        logit_gradient = student_logits
         if gradients.hidden is not None:
             back = project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)
             gradients.hidden.index_add_(0, indices, back)
         if gradients.head is not None:  # `student` carries the 1/temperature already
             gradients.head[: heads.shard.real].addmm_(logit_gradient.t(), student)
-    return torch.stack([divergence.value(total), *_by_products(total)])
+    return torch.cat(per_token, dim=1)
 
 
 def _by_products(total: Statistics) -> list[Tensor]:

@@ -31,11 +31,12 @@ from paced_megatron.training.batches import MicroBatch, TokenRows
 
 @dataclass(frozen=True)
 class Objective:
-    """Which divergence, over how many real entries of the vocabulary, at which temperature, in how much
-    workspace."""
+    """Which divergence with which parameter, over how many real entries of the vocabulary, at which
+    temperature, in how much workspace."""
 
     divergence: str
     vocab_size: int
+    parameter: float | None = None
     temperature: float = 1.0
     workspace_mb: float = 256.0
 
@@ -157,6 +158,7 @@ def _weighted_loss(
         teacher.head,
         micro_batch.coefficients.to(student_hidden.device, accurate),
         divergence=objective.divergence,
+        parameter=objective.parameter,
         temperature=objective.temperature,
         vocab_size=objective.vocab_size,
         labels=micro_batch.labels.to(student_hidden.device),

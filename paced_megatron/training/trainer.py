@@ -66,6 +66,7 @@ class Trainer:
             training=training,
             objective=Objective(
                 divergence=stage.divergence,
+                parameter=stage.divergence_parameter,
                 vocab_size=min(student_shape.vocab_size, teacher_shape.vocab_size),
                 temperature=training.temperature,
                 workspace_mb=training.loss_workspace_mb,

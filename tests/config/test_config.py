@@ -180,7 +180,26 @@ MISTAKES = {
         "- train_iters: 10",
         "- {train_iters: 10, divergence: forwardkl}",
         12,
-        "stages.0.divergence must be forward_kl or reverse_kl, not 'forwardkl'; did you mean forward_kl?",
+        "stages.0.divergence must be forward_kl or reverse_kl or jsd or skew_forward_kl or skew_reverse_kl "
+        "or akl, not 'forwardkl'; did you mean forward_kl?",
+    ),
+    "parameter missing": (
+        "- train_iters: 10",
+        "- train_iters: 5\n  - {train_iters: 10, divergence: jsd}",
+        11,
+        "stages.1.divergence_parameter: jsd needs beta, a number between 0 and 1",
+    ),
+    "parameter too many": (
+        "- train_iters: 10",
+        "- {train_iters: 10, divergence_parameter: 0.5}",
+        11,
+        "stages.0.divergence_parameter: forward_kl takes none, but 0.5 is given",
+    ),
+    "parameter out of range": (
+        "- train_iters: 10",
+        "- {train_iters: 10, divergence: akl, divergence_parameter: 1}",
+        12,
+        "stages.0.divergence_parameter must be above 0 and below 1, not 1",
     ),
     "no stages": (
         "\n  - train_iters: 10",
@@ -279,6 +298,12 @@ def test_the_bounds_themselves_are_allowed(load) -> None:
         "evaluation.top_k=1",
         "pacing.beta=0",
     )
+
+
+def test_a_divergence_takes_its_parameter_and_akl_has_one_already(load) -> None:
+    config = load(YAML, "stages=[{train_iters: 4, divergence: jsd, divergence_parameter: 0.1}]")
+    assert config.stages[0].divergence_parameter == 0.1
+    assert load(YAML, "stages.0.divergence=akl").stages[0].divergence_parameter is None
 
 
 def test_evaluating_in_between_needs_held_out_problems(load) -> None:

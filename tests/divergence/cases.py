@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from paced_megatron.divergence import DivergenceResult, weighted_divergence
+from paced_megatron.divergence import DIVERGENCES, DivergenceResult, weighted_divergence
 from paced_megatron.divergence.reference import reference_divergence
 from paced_megatron.divergence.workspace import Workspace
 
@@ -23,6 +23,17 @@ TOKENS, VOCAB, STUDENT_SIZE, TEACHER_SIZE = 24, 203, 19, 27
 # Head rows a rank; the last rank has padding, which is filled with garbage.
 ROWS = {1: 210, 2: 110, 4: 60}
 GARBAGE = 1e3
+MAIN_GRAD = 2.0**-6  # what is there before; small, as float32 rounds the sum
+# Every divergence with the parameters it is tried at, and one of each.
+VARIANTS: list[tuple[str, float | None]] = [
+    ("forward_kl", None),
+    ("reverse_kl", None),
+    *((name, x) for name in ("jsd", "skew_forward_kl", "skew_reverse_kl") for x in (0.1, 0.5, 0.9)),
+    ("akl", 0.5),
+]
+ONE_EACH: list[tuple[str, float | None]] = list(
+    {name: (name, parameter) for name, parameter in VARIANTS}.values()
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Spec:
     """One call of the fused divergence, on all ranks of a group."""
 
     divergence: str = "forward_kl"
+    parameter: float | None = None
     dtype: str = "float64"
     kind: str = "drawn"
     """drawn: to a forward KL; equal: the teacher is the student; extreme: logits of +-1e4"""
@@ -44,6 +56,7 @@ class Spec:
     indices: tuple[int, ...] | None = None
     zero_weights: bool = False
     upstream: float = 1.0
+    temperature_squared: bool = False
     main_grad: bool = False
     seed: int = 5
 
@@ -119,14 +132,16 @@ def padded(head: Tensor, rows: int, seed: int) -> Tensor:
     return torch.cat([head, garbage.to(head.dtype)])
 
 
-def workspace_for(tokens: int, head: Tensor, teacher_hidden: Tensor, dtype: torch.dtype) -> float:
+@cache
+def workspace_for(tokens: int, rows: int, dtype: torch.dtype, buffers: int) -> float:
     """The workspace in MB that gives chunks of so many tokens."""
+    head, teacher_hidden = torch.empty(rows, STUDENT_SIZE), torch.empty(0, TEACHER_SIZE)
     low, high = 0.0, 64.0
     for _ in range(60):
         middle = (low + high) / 2
-        enough = Workspace.of(middle, head, teacher_hidden, dtype).tokens >= tokens
+        enough = Workspace.of(middle, head, teacher_hidden, dtype, buffers).tokens >= tokens
         low, high = (low, middle) if enough else (middle, high)
-    found = Workspace.of(high, head, teacher_hidden, dtype).tokens
+    found = Workspace.of(high, head, teacher_hidden, dtype, buffers).tokens
     assert found == tokens, f"wanted chunks of {tokens} tokens, got {found}"
     return high
 
@@ -156,7 +171,7 @@ def run_one(spec: Spec, rank: int, world_size: int, group: ProcessGroup | None) 
     # ids.
     teacher_head = padded(case.teacher_head, total + 9, 2)[mine.start : mine.stop + 3]
     computing = torch.float64 if spec.dtype == "float64" else torch.float32
-    main_grad = torch.ones(rows, head.shape[1], dtype=computing) if spec.main_grad else None
+    main_grad = torch.full_like(head, MAIN_GRAD, dtype=computing).detach() if spec.main_grad else None
     indices = None if spec.indices is None else torch.tensor(spec.indices, dtype=torch.int64)
     chosen = slice(None) if indices is None else indices
     result = weighted_divergence(
@@ -166,7 +181,9 @@ def run_one(spec: Spec, rank: int, world_size: int, group: ProcessGroup | None) 
         teacher_head,
         (0.0 if spec.zero_weights else 1.0) * case.weights[chosen],
         divergence=spec.divergence,
+        parameter=spec.parameter,
         temperature=spec.temperature,
+        temperature_squared=spec.temperature_squared,
         vocab_size=VOCAB,
         labels=case.labels[chosen],
         token_indices=indices,
@@ -174,7 +191,7 @@ def run_one(spec: Spec, rank: int, world_size: int, group: ProcessGroup | None) 
         sequence_parallel=spec.sequence_parallel,
         compute_grad=True,
         main_grad=main_grad,
-        workspace_mb=workspace_for(spec.chunk, head, taught, computing),
+        workspace_mb=workspace_for(spec.chunk, rows, computing, DIVERGENCES[spec.divergence].buffers),
     )
     (spec.upstream * result.loss).backward()
     plain = DivergenceResult(**{**vars(result), "loss": result.loss.detach()})
@@ -189,3 +206,18 @@ def run_all(rank: int, world_size: int, batches: list[tuple[tuple[int, ...], lis
         if rank in members:
             return [run_one(spec, dist.get_rank(group), len(members), group) for spec in specs]
     return []
+
+
+def call(**changes: Any) -> DivergenceResult:
+    """A sound call on TOKENS tokens, with changes."""
+    case = case_of(Spec())
+    arguments: dict[str, Any] = {
+        "student_hidden": case.student_hidden.clone().requires_grad_(),
+        "student_head": case.student_head.clone().requires_grad_(),
+        "teacher_hidden": case.teacher_hidden,
+        "teacher_head": case.teacher_head,
+        "weights": case.weights,
+        "vocab_size": VOCAB,
+        "compute_grad": True,
+    }
+    return weighted_divergence(**{**arguments, **changes})

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from divergence.cases import TOKENS, VOCAB, Outcome, Spec, case_of
+from divergence.cases import MAIN_GRAD, TOKENS, VOCAB, Outcome, Spec, case_of
 from paced_megatron.divergence import DivergenceResult
 from paced_megatron.divergence.reference import reference_divergence
 
@@ -49,11 +49,14 @@ def _reference(spec: Spec) -> tuple[DivergenceResult, Tensor, Tensor]:
         case.teacher_head,
         (0.0 if spec.zero_weights else 1.0) * case.weights[chosen],
         divergence=spec.divergence,
+        parameter=spec.parameter or 0.5,
         temperature=spec.temperature,
         vocab_size=VOCAB,
         labels=case.labels[chosen],
     )
-    (spec.upstream * result.loss).backward()
+    factor = spec.temperature**2 if spec.temperature_squared else 1.0
+    (spec.upstream * factor * result.loss).backward()
+    result = replace(result, loss=factor * result.loss.detach())
     assert hidden.grad is not None and head.grad is not None
     return result, hidden.grad, head.grad
 
@@ -67,7 +70,7 @@ def assert_conforms(spec: Spec, outcomes: list[Outcome]) -> None:
     """Value, by-products and gradients of every rank against the reference."""
     expected, hidden_grad, head_grad = reference_of(spec)
     if spec.kind == "drawn":
-        given = reference_of(replace(spec, divergence="forward_kl", indices=None))[0]
+        given = reference_of(replace(spec, divergence="forward_kl", parameter=None, indices=None))[0]
         forward_kl = given.divergence.mean().item()
         assert abs(forward_kl / spec.forward_kl - 1) < 0.01, f"the case has a forward KL of {forward_kl}"
 
@@ -78,6 +81,8 @@ def assert_conforms(spec: Spec, outcomes: list[Outcome]) -> None:
             assert ours.dtype == (torch.float64 if exact else torch.float32), name
             # Entropies, normalisers and a KL's terms are sums of a few nats: float32 leaves 1e-6 of that.
             rtol, atol = (1e-10, 1e-11) if exact else (2e-6, 3e-6)
+            if not exact and name == "divergence" and spec.kind == "drawn":
+                atol = 1e-6
             error = (ours.double() - theirs).abs() - rtol * theirs.abs()
             assert (error <= atol).all(), f"{name} is off by {error.max():.1e} on rank {rank}: {spec}"
 
@@ -89,7 +94,7 @@ def assert_conforms(spec: Spec, outcomes: list[Outcome]) -> None:
 
     if spec.main_grad:
         assert all(o.head_grad is None for o in outcomes), "autograd is to give the head nothing"
-        ours = torch.cat([o.main_grad for o in outcomes]) - 1.0
+        ours = torch.cat([o.main_grad for o in outcomes]) - MAIN_GRAD
     else:
         ours = torch.cat([o.head_grad for o in outcomes])
     assert_near(spec, "head gradient", ours[:VOCAB], head_grad)
@@ -106,4 +111,5 @@ def assert_near(spec: Spec, what: str, ours: Tensor | None, theirs: Tensor) -> N
     assert error <= gradient_bar(spec, ours.dtype), f"{what} is off by {error:.1e} of its size: {spec}"
     if ours.dtype == torch.bfloat16:
         beyond = (ours.double() - theirs.bfloat16().double()).norm().item() / size
-        assert beyond <= 5e-4, f"{what} is off by {beyond:.1e} beyond the rounding of its result: {spec}"
+        bar = 5e-4 if spec.forward_kl > 0.001 else 1e-3  # float32's own error moves more values over a middle
+        assert beyond <= bar, f"{what} is off by {beyond:.1e} beyond the rounding of its result: {spec}"

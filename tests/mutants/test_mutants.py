@@ -20,6 +20,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 GRADIENT = "tests/parallel/test_gradient.py::test_gradient_at_tp1_and_tp2_is_that_of_transformers_in_float64"
 
+FUSED, SPECIAL = "tests/divergence/test_fused.py", "tests/divergence/test_special.py"
+REFERENCE = "tests/divergence/test_reference.py"
+CONFORMS = f"{FUSED}::test_value_by_products_and_gradients_equal_the_reference"
+OTHER_GROUPS = f"{FUSED}::test_a_group_of_ranks_1_and_3_is_right_while_ranks_0_and_2_run_another_batch"
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -92,6 +97,77 @@ MUTANTS = [
         "return [_collate([(e, c / len(cut)) for e, c in cut]) for cut in cuts] or [_collate([])]",
         "tests/parallel/test_gradient.py"
         "::test_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient",
+    ),
+    Mutant(
+        "the hidden gradient is multiplied by the number of ranks",
+        "paced_megatron/divergence/vocabulary.py",
+        "dist.all_reduce(gradient, group=self.group)",
+        "dist.all_reduce(gradient.mul_(self.world_size), group=self.group)",
+        OTHER_GROUPS,
+    ),
+    Mutant(
+        "the maxima are not shared between shards",
+        "paced_megatron/divergence/statistics.py",
+        "(of[0] - of[0].amax(0) for of in (student, teacher))",
+        "(of[0] - of[0] for of in (student, teacher))",
+        OTHER_GROUPS,
+    ),
+    Mutant(
+        "the student's logits are rounded to bf16",
+        "paced_megatron/divergence/statistics.py",
+        "    student_max, teacher_max = _subtract_max",
+        "    student_logits.copy_(student_logits.bfloat16())\n    student_max, teacher_max = _subtract_max",
+        f"{CONFORMS}[forward_kl-None-bfloat16-0.0066-1]",
+    ),
+    Mutant(
+        "padding of the vocabulary is left in",
+        "paced_megatron/divergence/vocabulary.py",
+        "min(max(vocab_size - start, 0), rows)",
+        "rows",
+        f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
+    ),
+    Mutant(
+        "teacher and student are swapped",
+        "paced_megatron/divergence/table.py",
+        '"forward_kl": Divergence(_forward_kl)',
+        '"forward_kl": Divergence(_reverse_kl)',
+        f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
+    ),
+    Mutant(
+        "the temperature is forgotten in the hidden gradient",
+        "paced_megatron/divergence/walk.py",
+        "project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)",
+        "project_back(logit_gradient, heads.student, workspace.head_rows)",
+        f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
+    ),
+    Mutant(
+        "the weight is squared in the gradient",
+        "paced_megatron/divergence/fused.py",
+        "scaled.to(tokens.dtype),",
+        "scaled.square().to(tokens.dtype),",
+        f"{SPECIAL}::test_a_gradient_from_upstream_multiplies_both_gradients[1]",
+    ),
+    Mutant(
+        "a mixture's exponent is not clamped",
+        "paced_megatron/divergence/mixtures.py",
+        "log_ratio.clamp_(max=LARGEST).expm1_()",
+        "log_ratio.expm1_()",
+        f"{SPECIAL}::test_logits_of_ten_thousand_are_finite_and_right[1]",
+    ),
+    Mutant(
+        "beta of jsd is on the student",
+        "paced_megatron/divergence/mixtures.py",
+        "value = beta * of_teacher + (1 - beta) * of_student",
+        "value = (1 - beta) * of_teacher + beta * of_student",
+        f"{REFERENCE}::test_jsd_goes_to_the_forward_kl_at_beta_0_and_to_the_reverse_kl_at_beta_1",
+    ),
+    Mutant(
+        "head and tail of akl are swapped",
+        "paced_megatron/divergence/adaptive.py",
+        "teacher > threshold.unsqueeze(-1)",
+        "teacher <= threshold.unsqueeze(-1)",
+        f"{REFERENCE}"
+        "::test_akl_parts_head_and_tail_by_the_official_rule_and_keeps_ties_together[fused_share]",
     ),
 ]
 

@@ -49,6 +49,7 @@ def reference_step(
     texts: Sequence[tuple[Sequence[int], Sequence[int], float]],
     *,
     divergence: str,
+    parameter: float = 0.5,
     denominator: float,
     temperature: float = 1.0,
     per_token_mean: bool = True,
@@ -72,6 +73,7 @@ def reference_step(
                 teacher.lm_head.weight,
                 torch.full((len(response),), scale / denominator, dtype=torch.float64),
                 divergence=divergence,
+                parameter=parameter,
                 temperature=temperature,
                 vocab_size=min(student.config.vocab_size, teacher.config.vocab_size),
             )

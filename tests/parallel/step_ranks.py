@@ -36,6 +36,7 @@ class Case:
     global_batch_size: int = 8
     temperature: float = 1.0
     dtype: torch.dtype = torch.float64
+    parameter: float | None = None
 
 
 def step_gradient(
@@ -67,6 +68,7 @@ def step_gradient(
             ),
             Objective(
                 divergence=case.divergence,
+                parameter=case.parameter,
                 vocab_size=min(student_shape.vocab_size, teacher_shape.vocab_size),
                 temperature=case.temperature,
                 workspace_mb=0.02,  # a few tokens a chunk, so that there are several

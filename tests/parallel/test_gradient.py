@@ -184,3 +184,13 @@ def test_the_temperature_and_a_tied_head_reach_the_gradient_at_tp2(pool, folders
         temperature=1.7,
     )
     assert relative_error(gradient, truth) <= 1e-9
+
+
+def test_a_divergence_with_a_parameter_gives_its_gradient_through_the_whole_step_at_tp2(pool, folders):
+    models, texts = folders(None), _texts()
+    loss, truth, _ = reference_step(*models, texts, divergence="jsd", parameter=0.1, denominator=BATCH_SIZE)
+    sums, gradient = _gradient(
+        pool, models, texts, world_size=2, tensor_model_parallel_size=2, divergence="jsd", parameter=0.1
+    )
+    assert sums.loss == pytest.approx(loss, rel=1e-9)
+    assert relative_error(gradient, truth) <= 1e-9
