@@ -181,8 +181,9 @@ class _GradientsAtHand(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
         to_hidden = None if hidden_grad is None else hidden_grad * upstream
-        to_head = None if head_grad is None else head_grad * upstream
-        if to_head is not None and ctx.main_grad is not None:
-            ctx.main_grad.add_(to_head)
-            to_head = None
+        to_head = None
+        if head_grad is not None and ctx.main_grad is not None:
+            ctx.main_grad.addcmul_(head_grad, upstream.to(head_grad.dtype))  # no second [V_r, H_s] tensor
+        elif head_grad is not None:
+            to_head = head_grad * upstream
         return to_hidden, to_head, None, None, None, None
