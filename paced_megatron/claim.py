@@ -38,14 +38,12 @@ def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise UserError(
             f"{folder.path} holds a run of another configuration: {shown}{more}; choose another run_dir, or "
-            "go back to "
-            f"{folder.config}"
+            f"go back to {folder.config}"
         )
     if folder.problems.exists() and folder.problems.read_text(encoding="utf-8") != _problem_lines(inputs):
         raise UserError(
             f"{config.problems.train}: not the problems that the run in {folder.path} began with "
-            f"({folder.problems}); "
-            "choose another run_dir"
+            f"({folder.problems}); choose another run_dir"
         )
 
 

@@ -86,8 +86,7 @@ def read_inputs(config: Config) -> Inputs:
         if shape.vocab_size < len(tokenizer):
             raise UserError(
                 f"{folder}: the head has {shape.vocab_size} rows for the tokenizer's {len(tokenizer)} "
-                "entries; "
-                "weights and tokenizer are not of the same model"
+                "entries; weights and tokenizer are not of the same model"
             )
     train = _problem_set(config.problems.train, config, tokenizer)
     test = _problem_set(config.problems.test, config, tokenizer) if config.problems.test else None
@@ -128,6 +127,6 @@ def _check_lengths(config: Config, inputs: Inputs) -> None:
         if length + new_tokens > context:
             raise UserError(
                 f"problem {longest} has a prompt of {length} tokens; with {key}={new_tokens} that is more "
-                "than the models' "
-                f"context (max_position_embeddings={context}): lower {key} or leave out the problem"
+                f"than the models' context (max_position_embeddings={context}): lower {key} or leave out the "
+                "problem"
             )

@@ -163,6 +163,6 @@ def check_layout(shape: ModelShape, folder: Path, tensor_model_parallel_size: in
                 if shape.num_query_groups % n == 0 and shape.num_attention_heads % n == 0
             ]
             raise UserError(
-                f"parallel.tensor_model_parallel_size={tp} does not divide {name}={size} of {folder}; "
-                f"try {max(fits)}"
+                f"parallel.tensor_model_parallel_size={tp} does not divide {name}={size} of {folder}; try "
+                f"{max(fits)}"
             )

@@ -65,12 +65,12 @@ def evaluate(job: Job, number: int, step: int, weights: Path) -> None:
 
 
 def is_measured(job: Job, number: int, step: int) -> bool:
+    """Whether evaluation.json has a row of this stage and step; it is rank 0's answer that counts."""
     return any((row.stage, row.step) == (number, step) for row in read_rows(job.folder.evaluation))
 
 
 def _accuracy(row: EvaluationRow) -> str:
     return (
-        f"accuracy {row.accuracy:.1%} ± {row.standard_error:.1%} (standard error over {row.problems} "
-        "problems, "
-        f"avg@{row.attempts})"
+        f"accuracy {row.accuracy:.1%} ± {row.standard_error:.1%} "
+        f"(standard error over {row.problems} problems, avg@{row.attempts})"
     )

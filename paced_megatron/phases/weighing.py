@@ -34,8 +34,7 @@ def _frontier(paced: PacedWeights, total: int) -> str:
     kept = len(paced.weights)
     return (
         f"{paced.dropped_k0} of {total} problems are never solved, {paced.dropped_kK} always; PACED trains "
-        f"on the {kept} "
-        f"between, which weigh as much as {paced.ess:.1f} of equal weight"
+        f"on the {kept} between, which weigh as much as {paced.ess:.1f} of equal weight"
     )
 
 
@@ -45,6 +44,5 @@ def _warn_if_few(job: Job, number: int, kept: int) -> None:
         job.say(
             f"warning: stage {number} has only {kept} problems on the frontier, {batches:.1f} batches of "
             f"{job.config.training.global_batch_size}: they will be repeated often; bring more problems, or "
-            "train less "
-            f"(stages.{number - 1}.train_iters)"
+            f"train less (stages.{number - 1}.train_iters)"
         )

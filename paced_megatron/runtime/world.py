@@ -80,8 +80,7 @@ def joined_world(parallel: ParallelConfig, seed: int) -> Iterator[World]:
     if world_size != wanted:
         raise UserError(
             f"the job has {world_size} processes, but parallel.tensor_model_parallel_size x "
-            "parallel.data_parallel_size "
-            f"= {wanted}; start it with {wanted}, or let `paced run` start them"
+            f"parallel.data_parallel_size = {wanted}; start it with {wanted}, or let `paced run` start them"
         )
     device = local_device()
     with contextlib.ExitStack() as stack:

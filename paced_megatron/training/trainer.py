@@ -104,7 +104,6 @@ class Trainer:
             problems = ", ".join(example.problem_id for example in batch)
             raise UserError(
                 f"loss {sums.loss}, gradient norm {float(grad_norm)}: not finite, so training stops; "
-                "problems of this step: "
-                f"{problems}. The checkpoint before it is kept; try a lower training.lr"
+                f"the checkpoint before it is kept; try a lower training.lr; this step's problems: {problems}"
             )
         return sums, float(grad_norm), lr
