@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # On import Megatron warns of each CUDA extension that is not there. It works without; nobody can act.
     warnings.filterwarnings("ignore", module=r"megatron\.")
-    shows_errors = not already_launched() or _is_first_rank()
+    shows_errors = os.environ.get("RANK", "0") == "0"  # rank 0, or the process that the user started
     try:
         return _command(options, argv)
     except UserError as error:
@@ -152,9 +152,8 @@ def _command(options: argparse.Namespace, argv: Sequence[str]) -> int:
     if not already_launched():
         # What is wrong is found here, before processes are started and models loaded.
         check_run_folder(folder, config, inputs)
-        world_size = config.parallel.tensor_model_parallel_size * config.parallel.data_parallel_size
-        if world_size > 1:
-            return launch(argv, world_size, log_dir=folder.logs)
+        if config.parallel.world_size > 1:
+            return launch(argv, config.parallel.world_size, log_dir=folder.logs)
     return _work_as_rank(config, inputs, verb, stages)
 
 
@@ -189,10 +188,6 @@ def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[i
             traceback.print_exc()
         return USER_ERROR if error.is_user_error else 1
     return 0
-
-
-def _is_first_rank() -> bool:
-    return os.environ.get("RANK") == "0"
 
 
 if __name__ == "__main__":

@@ -91,6 +91,11 @@ class ParallelConfig:
         int, Key("copies of the model, each with its part of the batch", at_least=1)
     ] = 1
 
+    @property
+    def world_size(self) -> int:
+        """The number of the job's processes."""
+        return self.tensor_model_parallel_size * self.data_parallel_size
+
 
 @dataclass(frozen=True)
 class RolloutConfig:

@@ -59,11 +59,6 @@ class Inputs:
     student: ModelShape
     teacher: ModelShape
 
-    @property
-    def vocab_size(self) -> int:
-        """Entries that both heads have; what one has beyond them is padding."""
-        return min(self.student.vocab_size, self.teacher.vocab_size)
-
 
 def read_inputs(config: Config) -> Inputs:
     """Read and check what the configuration names: problems, tokenizers, model folders, layout, lengths.

@@ -100,15 +100,17 @@ def save_folder(
     """Write the model as a Hugging Face folder, whole or not at all, with the source's config and tokenizer
     files.
 
-    A collective over the model's ranks; only the first rank of the tensor- and data-parallel groups writes.
+    Called on every rank; the first replica gathers, and its first rank writes.
     Weights are written in the source's dtype, which is the one that its config.json names. `replace` allows
     `out` to be there already.
     """
+    if groups.dp.rank():
+        return  # a copy of what the first replica writes
     source_files = WeightFiles(source)
-    dtype = source_files[min(source_files.names())].dtype
+    dtype = source_files.dtype(min(source_files.names()))
     parameters = dict(model.named_parameters())
     tensors = {name: tensor.to(dtype) for name, tensor in hugging_face_tensors(parameters, shape, groups)}
-    if groups.tp.rank() or groups.dp.rank():
+    if groups.tp.rank():
         return
     with atomic_folder(out, replace) as folder:
         save_file(tensors, folder / SINGLE, metadata={"format": "pt"})

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -70,6 +71,11 @@ class WeightFiles:
             raise UserError(f"{self.folder}: tensor {name} is missing")
         with self._open(self._file_of[name]) as file:
             return file.get_tensor(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype, for the reading of one row."""
+        with self._open(self._file_of[name]) as file:
+            return file.get_slice(name)[:1].dtype
 
 
 def check_weights(folder: Path, shape: ModelShape) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from paced_megatron.errors import UserError
@@ -28,13 +28,17 @@ class PacedWeights:
     @property
     def ess(self) -> float:
         """Effective sample size, (sum w)^2 / sum w^2: as many problems of equal weight are as noisy."""
-        values = self.weights.values()
-        return math.fsum(values) ** 2 / math.fsum(w * w for w in values)
+        return effective_sample_size(self.weights.values())
 
     @property
     def ess_share(self) -> float:
         """ESS over the number of problems kept; 1 when all weigh the same."""
         return self.ess / len(self.weights)
+
+
+def effective_sample_size(weights: Collection[float]) -> float:
+    """(sum w)^2 / sum w^2."""
+    return math.fsum(weights) ** 2 / math.fsum(w * w for w in weights)
 
 
 def problem_weights(

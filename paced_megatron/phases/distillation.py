@@ -21,7 +21,7 @@ from paced_megatron.training.trainer import Trainer, load_model
 def train(job: Job, number: int) -> None:
     """Distil the teacher into the student on the weighted responses: checkpoints/ and metrics.jsonl."""
     folder, stage, config = job.stage_folder(number), job.stage(number), job.config
-    done = job.world.lead.agree(latest_iteration(folder.checkpoints) or 0)
+    done = job.world.lead.agree(latest_iteration(folder.checkpoints))
     if done >= stage.train_iters:
         return job.say(f"stage {number}: trained already ({done} steps)")
     examples = _examples(job, number)
@@ -62,7 +62,7 @@ def export(job: Job, number: int) -> None:
     folder = job.stage_folder(number)
     if job.world.lead.agree(folder.student.exists()):
         return job.say(f"stage {number}: exported already ({folder.student})")
-    done = job.world.lead.agree(latest_iteration(folder.checkpoints) or 0)
+    done = job.world.lead.agree(latest_iteration(folder.checkpoints))
     if done < job.stage(number).train_iters:
         raise UserError(
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "

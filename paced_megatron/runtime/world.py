@@ -76,7 +76,7 @@ def joined_world(parallel: ParallelConfig, seed: int) -> Iterator[World]:
         UserError: the job has another number of processes than `parallel` asks for.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    wanted = parallel.tensor_model_parallel_size * parallel.data_parallel_size
+    wanted = parallel.world_size
     if world_size != wanted:
         raise UserError(
             f"the job has {world_size} processes, but parallel.tensor_model_parallel_size x "

@@ -28,10 +28,10 @@ def _rank_file(folder: Path) -> Path:
     return folder / f"rank_{dist.get_rank():03d}.pt"
 
 
-def latest_iteration(checkpoints: Path) -> int | None:
-    """The number of optimizer steps in the newest checkpoint, None where there is none."""
-    iterations = sorted(int(folder.name.removeprefix("iter_")) for folder in checkpoints.glob("iter_*[0-9]"))
-    return iterations[-1] if iterations else None
+def latest_iteration(checkpoints: Path) -> int:
+    """The number of optimizer steps in the newest checkpoint, 0 where there is none."""
+    iterations = (int(folder.name.removeprefix("iter_")) for folder in checkpoints.glob("iter_*[0-9]"))
+    return max(iterations, default=0)
 
 
 def save_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None:

@@ -44,7 +44,7 @@ def train_stage(
         UserError: a step was not finite (see `Trainer.step`).
     """
     lead, training = trainer.world.lead, trainer.training
-    done = lead.agree(latest_iteration(folder.checkpoints) or 0)
+    done = lead.agree(latest_iteration(folder.checkpoints))
     if done:
         load_checkpoint(folder.checkpoints, done, trainer)
         if _evaluation_is_due(done, train_iters, evaluate_every):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from paced_megatron.pacing.weights import effective_sample_size
 from paced_megatron.runtime.files import append_lines, read_jsonl, write_atomically
 from paced_megatron.training.examples import Example
 from paced_megatron.training.step import StepSums
@@ -51,7 +51,6 @@ def step_metrics(
     step_time: float,
 ) -> StepMetrics:
     """Put a step's numbers together."""
-    weights = [example.weight for example in batch]
     return StepMetrics(
         stage=stage,
         step=step,
@@ -63,7 +62,7 @@ def step_metrics(
         teacher_entropy=sums.teacher_entropy / sums.tokens,
         tokens=int(sums.tokens),
         problems=len(batch),
-        weight_ess=math.fsum(weights) ** 2 / math.fsum(weight * weight for weight in weights),
+        weight_ess=effective_sample_size([example.weight for example in batch]),
         step_time=step_time,
     )
 
