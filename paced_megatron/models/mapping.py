@@ -7,13 +7,13 @@ to right, so that a wrong row can't hide in one direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from paced_megatron.models.families import ModelShape
+from paced_megatron.models.families import FAMILIES, ModelShape
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,37 @@ LAYOUTS: dict[str, Layout] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of the map: Megatron's name, Hugging Face's names in the order in which `layout` wants them."""
+    """One row of the map, for one parameter of one model.
+
+    Attributes:
+        megatron: the parameter's name under Megatron's local layer spec, with the layer's number in the
+            whole model (in a pipeline stage it has a number of its own: `local`).
+        transformer_engine: its name under the Transformer Engine's layer spec, which folds a norm into the
+            linear layer that follows it. Megatron's own checkpoints use these names whatever the spec.
+        hugging_face: shapes by name, of the tensors that it is made of, in the order in which `layout` wants
+            them.
+        layout: the row of `LAYOUTS` by which tensor parallelism cuts it.
+        layer: the layer's number in the whole model, from 0; None for what is in no layer.
+    """
 
     megatron: str
-    hugging_face: tuple[str, ...]
+    transformer_engine: str
+    hugging_face: Mapping[str, tuple[int, ...]]
     layout: str
+    layer: int | None
+
+    @property
+    def checkpoint(self) -> str:
+        """Its key in a distributed checkpoint, where the layers are stacked along a new first axis."""
+        return self.transformer_engine.replace(f"decoder.layers.{self.layer}.", "decoder.layers.")
+
+    def local(self, offset: int) -> str:
+        """Its name in a pipeline stage (or a virtual one) whose first layer is number `offset`."""
+        if self.layer is None:
+            return self.megatron
+        return self.megatron.replace(
+            f"decoder.layers.{self.layer}.", f"decoder.layers.{self.layer - offset}."
+        )
 
     def shard(self, tensors: Sequence[Tensor], cut: Cut, rank: int) -> Tensor:
         """This rank's Megatron parameter, from the whole Hugging Face tensors."""
@@ -104,41 +130,115 @@ class Rule:
         return dict(zip(self.hugging_face, LAYOUTS[self.layout].merge(parts, cut), strict=True))
 
 
-_LAYER: tuple[Rule, ...] = (
-    Rule("input_layernorm.weight", ("input_layernorm.weight",), "replicated"),
-    Rule(
+@dataclass(frozen=True)
+class _Row:
+    """A row of the tables below, for any layer of any family.
+
+    Attributes:
+        megatron, hugging_face, layout: as in `Rule`; instead of sizes, the names of them in `_sizes`.
+        transformer_engine: where it differs from `megatron`.
+        where: the field of the family's `megatron` table that has to be true for a model to have this row.
+    """
+
+    megatron: str
+    hugging_face: Mapping[str, str]
+    layout: str
+    transformer_engine: str = ""
+    where: str = ""
+
+    def rule(self, sizes: Mapping[str, int], layer: int | None) -> Rule:
+        ours, theirs = ("", "") if layer is None else (f"decoder.layers.{layer}.", f"model.layers.{layer}.")
+        return Rule(
+            megatron=ours + self.megatron,
+            transformer_engine=ours + (self.transformer_engine or self.megatron),
+            hugging_face={
+                theirs + name: tuple(sizes[size] for size in shape.split())
+                for name, shape in self.hugging_face.items()
+            },
+            layout=self.layout,
+            layer=layer,
+        )
+
+
+_LAYER: tuple[_Row, ...] = (
+    _Row(
+        "input_layernorm.weight",
+        {"input_layernorm.weight": "hidden"},
+        "replicated",
+        transformer_engine="self_attention.linear_qkv.layer_norm_weight",
+    ),
+    _Row(
         "self_attention.linear_qkv.weight",
-        ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+        {
+            "self_attn.q_proj.weight": "queries hidden",
+            "self_attn.k_proj.weight": "keys hidden",
+            "self_attn.v_proj.weight": "keys hidden",
+        },
         "qkv",
     ),
-    Rule("self_attention.q_layernorm.weight", ("self_attn.q_norm.weight",), "replicated"),
-    Rule("self_attention.k_layernorm.weight", ("self_attn.k_norm.weight",), "replicated"),
-    Rule("self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), "columns"),
-    Rule("pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",), "replicated"),
-    Rule("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), "gate_up"),
-    Rule("mlp.linear_fc2.weight", ("mlp.down_proj.weight",), "columns"),
+    _Row(
+        "self_attention.linear_qkv.bias",
+        {
+            "self_attn.q_proj.bias": "queries",
+            "self_attn.k_proj.bias": "keys",
+            "self_attn.v_proj.bias": "keys",
+        },
+        "qkv",
+        where="add_qkv_bias",
+    ),
+    _Row(
+        "self_attention.q_layernorm.weight",
+        {"self_attn.q_norm.weight": "head"},
+        "replicated",
+        where="qk_layernorm",
+    ),
+    _Row(
+        "self_attention.k_layernorm.weight",
+        {"self_attn.k_norm.weight": "head"},
+        "replicated",
+        where="qk_layernorm",
+    ),
+    _Row("self_attention.linear_proj.weight", {"self_attn.o_proj.weight": "hidden queries"}, "columns"),
+    _Row(
+        "pre_mlp_layernorm.weight",
+        {"post_attention_layernorm.weight": "hidden"},
+        "replicated",
+        transformer_engine="mlp.linear_fc1.layer_norm_weight",
+    ),
+    _Row(
+        "mlp.linear_fc1.weight",
+        {"mlp.gate_proj.weight": "ffn hidden", "mlp.up_proj.weight": "ffn hidden"},
+        "gate_up",
+    ),
+    _Row("mlp.linear_fc2.weight", {"mlp.down_proj.weight": "hidden ffn"}, "columns"),
 )
+_EMBEDDING = _Row(
+    "embedding.word_embeddings.weight", {"model.embed_tokens.weight": "vocabulary hidden"}, "vocabulary"
+)
+_FINAL_NORM = _Row("decoder.final_layernorm.weight", {"model.norm.weight": "hidden"}, "replicated")
+_HEAD = _Row("output_layer.weight", {"lm_head.weight": "vocabulary hidden"}, "vocabulary")
 
-_MODEL: tuple[Rule, ...] = (
-    Rule("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), "vocabulary"),
-    Rule("decoder.final_layernorm.weight", ("model.norm.weight",), "replicated"),
-)
-_HEAD = Rule("output_layer.weight", ("lm_head.weight",), "vocabulary")
+
+def _sizes(shape: ModelShape) -> dict[str, int]:
+    return {
+        "hidden": shape.hidden_size,
+        "queries": shape.num_attention_heads * shape.head_dim,
+        "keys": shape.num_query_groups * shape.head_dim,
+        "head": shape.head_dim,
+        "ffn": shape.ffn_hidden_size,
+        "vocabulary": shape.vocab_size,
+    }
 
 
 def rules(shape: ModelShape) -> list[Rule]:
     """The map of one model: a rule for every parameter it has. A tied head is the embedding and has no rule
     of its own."""
-    layers = [
-        Rule(
-            f"decoder.layers.{layer}.{rule.megatron}",
-            tuple(f"model.layers.{layer}.{name}" for name in rule.hugging_face),
-            rule.layout,
-        )
-        for layer in range(shape.num_layers)
-        for rule in _LAYER
-    ]
-    return [*_MODEL, *layers] if shape.tied else [*_MODEL, *layers, _HEAD]
+    sizes, family = _sizes(shape), FAMILIES[shape.family].megatron
+    rows = [row for row in _LAYER if not row.where or family[row.where]]
+    layers = [row.rule(sizes, layer) for layer in range(shape.num_layers) for row in rows]
+    ends = [_EMBEDDING, _FINAL_NORM] if shape.tied else [_EMBEDDING, _FINAL_NORM, _HEAD]
+    first, *last = (row.rule(sizes, None) for row in ends)
+    return [first, *layers, *last]
 
 
 def hugging_face_names(shape: ModelShape) -> set[str]:

@@ -55,7 +55,7 @@ def test_a_rank_holds_its_gate_before_its_up_projection(folder):
 
 def test_the_vocabulary_is_padded_with_zeros_at_its_end(folder):
     files, cut = WeightFiles(folder), Cut(model_shape(folder), 4)
-    rule = next(rule for rule in rules(cut.shape) if rule.hugging_face == ("lm_head.weight",))
+    rule = next(rule for rule in rules(cut.shape) if "lm_head.weight" in rule.hugging_face)
     last = rule.shard([files["lm_head.weight"]], cut, 3)
     assert last.shape == (76, 48)  # 301 rows and 3 of padding, over 4 ranks
     assert torch.equal(last[:73], files["lm_head.weight"][228:])
