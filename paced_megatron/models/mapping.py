@@ -7,13 +7,23 @@ to right, so that a wrong row can't hide in one direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from paced_megatron.models.families import FAMILIES, ModelShape
+
+
+class Sliceable(Protocol):
+    """A tensor, or one that is still in its file: `[a:b]` and `[:, a:b]` bring just that part."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __getitem__(self, index: Any, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -29,22 +39,32 @@ class Layout:
     """Two functions that are each other's inverse.
 
     Attributes:
-        shard: (whole Hugging Face tensors, cut, rank) -> this rank's part of the Megatron parameter.
+        shard: (whole Hugging Face tensors, cut, rank) -> this rank's part of the Megatron parameter. Takes
+            from the tensors only what it needs.
         merge: (every rank's part in order, cut) -> whole Hugging Face tensors.
     """
 
-    shard: Callable[[Sequence[Tensor], Cut, int], Tensor]
+    shard: Callable[[Sequence[Sliceable], Cut, int], Tensor]
     merge: Callable[[Sequence[Tensor], Cut], list[Tensor]]
 
 
-def _shard_qkv(tensors: Sequence[Tensor], cut: Cut, rank: int) -> Tensor:
+def _rows(tensor: Sliceable, cut: Cut, rank: int) -> Tensor:
+    size = tensor.shape[0] // cut.tp
+    return tensor[rank * size : (rank + 1) * size]
+
+
+def _columns(tensor: Sliceable, cut: Cut, rank: int) -> Tensor:
+    size = tensor.shape[1] // cut.tp
+    return tensor[:, rank * size : (rank + 1) * size]
+
+
+def _shard_qkv(tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
     """Per KV group its query heads, then its key, then its value, along rows; ranks get whole groups."""
-    groups, dim = cut.shape.num_query_groups, cut.shape.head_dim
+    groups, dim = cut.shape.num_query_groups // cut.tp, cut.shape.head_dim
     query, key, value = (
-        tensor.unflatten(0, (groups, -1, dim)) for tensor in tensors
+        _rows(tensor, cut, rank).unflatten(0, (groups, -1, dim)) for tensor in tensors
     )  # [groups, heads, dim, ...]
-    fused = torch.cat([query, key, value], dim=1).chunk(cut.tp)[rank]
-    return fused.flatten(0, 2)
+    return torch.cat([query, key, value], dim=1).flatten(0, 2)
 
 
 def _merge_qkv(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
@@ -54,9 +74,9 @@ def _merge_qkv(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
     return [piece.flatten(0, 2) for piece in fused.split([heads, 1, 1], dim=1)]
 
 
-def _shard_gate_up(tensors: Sequence[Tensor], cut: Cut, rank: int) -> Tensor:
+def _shard_gate_up(tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
     """Rank r holds its part of the gate followed by its part of the up projection."""
-    return torch.cat([tensor.chunk(cut.tp)[rank] for tensor in tensors])
+    return torch.cat([_rows(tensor, cut, rank) for tensor in tensors])
 
 
 def _merge_gate_up(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
@@ -64,11 +84,12 @@ def _merge_gate_up(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
     return [torch.cat([gate for gate, _ in halves]), torch.cat([up for _, up in halves])]
 
 
-def _shard_vocabulary(tensors: Sequence[Tensor], cut: Cut, rank: int) -> Tensor:
+def _shard_vocabulary(tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
     """Rows are padded with zeros at the end, so that every rank holds as many."""
     (table,) = tensors
-    padding = cut.shape.padded_vocab_size(cut.tp) - table.shape[0]
-    return torch.nn.functional.pad(table, (0, 0, 0, padding)).chunk(cut.tp)[rank]
+    size = cut.shape.padded_vocab_size(cut.tp) // cut.tp
+    start, end = (min(edge, table.shape[0]) for edge in (rank * size, (rank + 1) * size))
+    return torch.nn.functional.pad(table[start:end], (0, 0, 0, size - (end - start)))
 
 
 def _merge_vocabulary(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
@@ -76,9 +97,9 @@ def _merge_vocabulary(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "replicated": Layout(lambda tensors, cut, rank: tensors[0], lambda parts, cut: [parts[0]]),
+    "replicated": Layout(lambda tensors, cut, rank: tensors[0][:], lambda parts, cut: [parts[0]]),
     "columns": Layout(
-        lambda tensors, cut, rank: tensors[0].chunk(cut.tp, dim=1)[rank],
+        lambda tensors, cut, rank: _columns(tensors[0], cut, rank),
         lambda parts, cut: [torch.cat(list(parts), dim=1)],
     ),
     "qkv": Layout(_shard_qkv, _merge_qkv),
@@ -93,7 +114,7 @@ class Rule:
 
     Attributes:
         megatron: the parameter's name under Megatron's local layer spec, with the layer's number in the
-            whole model (in a pipeline stage it has a number of its own: `local`).
+            whole model (a pipeline stage counts its own layers: `parameters_by_name` in gpt.py).
         transformer_engine: its name under the Transformer Engine's layer spec, which folds a norm into the
             linear layer that follows it. Megatron's own checkpoints use these names whatever the spec.
         hugging_face: shapes by name, of the tensors that it is made of, in the order in which `layout` wants
@@ -113,15 +134,11 @@ class Rule:
         """Its key in a distributed checkpoint, where the layers are stacked along a new first axis."""
         return self.transformer_engine.replace(f"decoder.layers.{self.layer}.", "decoder.layers.")
 
-    def local(self, offset: int) -> str:
-        """Its name in a pipeline stage (or a virtual one) whose first layer is number `offset`."""
-        if self.layer is None:
-            return self.megatron
-        return self.megatron.replace(
-            f"decoder.layers.{self.layer}.", f"decoder.layers.{self.layer - offset}."
-        )
+    def name_in(self, names: Container[str]) -> str | None:
+        """The one of its two names that a model has, whichever layer spec it was built from; else None."""
+        return next((name for name in (self.megatron, self.transformer_engine) if name in names), None)
 
-    def shard(self, tensors: Sequence[Tensor], cut: Cut, rank: int) -> Tensor:
+    def shard(self, tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
         """This rank's Megatron parameter, from the whole Hugging Face tensors."""
         return LAYOUTS[self.layout].shard(tensors, cut, rank)
 
@@ -217,6 +234,8 @@ _EMBEDDING = _Row(
 )
 _FINAL_NORM = _Row("decoder.final_layernorm.weight", {"model.norm.weight": "hidden"}, "replicated")
 _HEAD = _Row("output_layer.weight", {"lm_head.weight": "vocabulary hidden"}, "vocabulary")
+# The last stage of a pipeline can't reach the embedding on the first one, so it keeps a copy as its head.
+_TIED_HEAD = _Row("output_layer.weight", _EMBEDDING.hugging_face, "vocabulary")
 
 
 def _sizes(shape: ModelShape) -> dict[str, int]:
@@ -236,11 +255,15 @@ def rules(shape: ModelShape) -> list[Rule]:
     sizes, family = _sizes(shape), FAMILIES[shape.family].megatron
     rows = [row for row in _LAYER if not row.where or family[row.where]]
     layers = [row.rule(sizes, layer) for layer in range(shape.num_layers) for row in rows]
-    ends = [_EMBEDDING, _FINAL_NORM] if shape.tied else [_EMBEDDING, _FINAL_NORM, _HEAD]
-    first, *last = (row.rule(sizes, None) for row in ends)
-    return [first, *layers, *last]
+    ends = [_FINAL_NORM] if shape.tied else [_FINAL_NORM, _HEAD]
+    return [_EMBEDDING.rule(sizes, None), *layers, *(row.rule(sizes, None) for row in ends)]
 
 
-def hugging_face_names(shape: ModelShape) -> set[str]:
-    """The names of all tensors that a Hugging Face folder of this shape holds."""
-    return {name for rule in rules(shape) for name in rule.hugging_face}
+def filling_rules(shape: ModelShape) -> list[Rule]:
+    """`rules`, and where the head is tied one for the copy that the last stage of a pipeline keeps of it."""
+    return rules(shape) + ([_TIED_HEAD.rule(_sizes(shape), None)] if shape.tied else [])
+
+
+def hugging_face_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors that a Hugging Face folder of this model holds, by name."""
+    return {name: size for rule in rules(shape) for name, size in rule.hugging_face.items()}

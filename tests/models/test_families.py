@@ -38,7 +38,7 @@ def test_rope_theta_is_read_from_the_old_place_too(folder):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model_type", "llama"),
+        ("model_type", "gemma3"),
         ("hidden_act", "gelu"),
         ("use_sliding_window", True),
         ("attention_bias", True),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from paced_megatron.models.families import model_shape
-from paced_megatron.models.mapping import Cut, hugging_face_names, rules
+from paced_megatron.models.mapping import Cut, hugging_face_shapes, rules
 from paced_megatron.models.weight_files import WeightFiles
 from tiny_models import make_tiny_qwen3
 
@@ -64,4 +64,4 @@ def test_the_vocabulary_is_padded_with_zeros_at_its_end(folder):
 
 def test_a_tied_head_has_no_rule_of_its_own(tmp_path):
     tied = make_tiny_qwen3(tmp_path, seed=3, tie_word_embeddings=True)
-    assert "lm_head.weight" not in hugging_face_names(model_shape(tied))
+    assert "lm_head.weight" not in hugging_face_shapes(model_shape(tied))
