@@ -63,9 +63,22 @@ def write_folder(
         ValueError: the tensors that came are not those of `shapes`; nothing is left of the folder then.
     """
     with output_folder(out, replace=replace) as folder:
-        written = _write_weights(tensors, shapes, folder, dtype, max_shard_size)
-        copy_companions(source, folder)
-        _set_dtype(source, folder, written)
+        fill_folder(folder, tensors, shapes=shapes, source=source, dtype=dtype, max_shard_size=max_shard_size)
+
+
+def fill_folder(
+    folder: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    source: Path,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = MAX_SHARD_SIZE,
+) -> None:
+    """`write_folder` into an empty folder that somebody else makes whole."""
+    written = _write_weights(tensors, shapes, folder, dtype, max_shard_size)
+    copy_companions(source, folder)
+    _set_dtype(source, folder, written)
 
 
 def copy_companions(source: Path, folder: Path) -> None:
@@ -154,7 +167,7 @@ def _name_shards(folder: Path, shards: list[_Shard]) -> None:
     if len(shards) == 1:
         shards[0].path.rename(folder / SINGLE)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         shard.path.rename(folder / name)
