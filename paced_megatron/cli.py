@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from paced_megatron.config import Config
 from paced_megatron.config_io import load_config
 from paced_megatron.errors import UserError
+from paced_megatron.models import convert_command
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.launch import already_launched, launch
 
@@ -79,6 +80,8 @@ examples:
       the same with two keys changed
   paced rollout recipe.yaml --stage 1
       one phase of one stage
+  paced convert to-megatron models/Qwen3-8B checkpoints/qwen3-8b --verify
+      weights between Hugging Face folders and Megatron checkpoints
 
 Keys and defaults: docs/configuration.md.
 Exit codes: 0 done, 1 failed, 2 a mistake in the input, 130 interrupted.
@@ -128,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The first run.",
     )
     _add_overrides(quickstart)
+    convert_command.add_convert(verbs)
     return parser
 
 
@@ -138,6 +142,8 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
 
 
 def _command(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    if options.verb == "convert":
+        return convert_command.run(options)
     if options.verb == "quickstart" and not QUICKSTART.is_file():
         raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
     config_path = QUICKSTART if options.verb == "quickstart" else options.config

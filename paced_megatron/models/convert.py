@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,11 +62,11 @@ def to_megatron(
     def dtype_of(rule: Rule) -> torch.dtype:
         return dtype or files.dtype(next(iter(rule.hugging_face)))
 
-    def piece(rule: Rule, advance: Callable[[Tensor], None]) -> Piece:
+    def piece(rule: Rule, advance: Callable[[int], None]) -> Piece:
         def make() -> Tensor:
             tensor = rule.shard([files.part_of(name) for name in rule.hugging_face], cut, 0)
             tensor = tensor.to(dtype_of(rule))
-            advance(tensor)
+            advance(tensor.nbytes)
             return tensor
 
         size = megatron_shape(rule, cut)
@@ -77,14 +76,15 @@ def to_megatron(
     every = rules(shape)
     total = sum(_numel(rule) * dtype_of(rule).itemsize for rule in every)
     check_output(out, source, replace=replace, needed_bytes=total)
-    with output_folder(out, replace=replace) as folder, _shown("to Megatron", total, console) as advance:
+    with output_folder(out, replace=replace) as folder:
         (folder / RELEASE).mkdir()
-        write_checkpoint(
-            folder / RELEASE,
-            [[piece(rule, advance) for rule in group] for group in _by_file(every)],
-            empty_objects(shape),
-            common_state(shape, dtype_of(every[0])),
-        )
+        with shown_in_mb("to Megatron", total, console) as advance:
+            write_checkpoint(
+                folder / RELEASE,
+                [[piece(rule, advance) for rule in group] for group in _by_file(every)],
+                empty_objects(shape),
+                common_state(shape, dtype_of(every[0])),
+            )
         (folder / HUGGING_FACE).mkdir()
         copy_companions(source, folder / HUGGING_FACE)
         (folder / TRACKER).write_text(RELEASE)
@@ -122,22 +122,23 @@ def to_hugging_face(
     total = sum(_numel(rule) * (dtype or stored.dtype(place.keys[0])).itemsize for rule, place in places)
     check_output(out, checkpoint, replace=replace, needed_bytes=total)
     check_output(out, source, replace=replace)
-    with output_folder(out, replace=replace) as folder, _shown("to Hugging Face", total, console) as advance:
 
-        def tensors() -> Iterator[tuple[str, Tensor]]:
-            for rule, place in places:
-                for name, tensor in place.merged(stored, rule, shape).items():
-                    advance(tensor if dtype is None else tensor.to(dtype))
-                    yield name, tensor
+    def tensors(advance: Callable[[int], None]) -> Iterator[tuple[str, Tensor]]:
+        for rule, place in places:
+            for name, tensor in place.merged(stored, rule, shape).items():
+                yield name, tensor
+                advance(tensor.numel() * (dtype or tensor.dtype).itemsize)
 
-        fill_folder(
-            folder,
-            tensors(),
-            shapes=hugging_face_shapes(shape),
-            source=source,
-            dtype=dtype,
-            max_shard_size=max_shard_size,
-        )
+    with output_folder(out, replace=replace) as folder:
+        with shown_in_mb("to Hugging Face", total, console) as advance:
+            fill_folder(
+                folder,
+                tensors(advance),
+                shapes=hugging_face_shapes(shape),
+                source=source,
+                dtype=dtype,
+                max_shard_size=max_shard_size,
+            )
         if check is not None:
             check(folder)
 
@@ -245,14 +246,14 @@ def _by_file(every: Sequence[Rule]) -> list[list[Rule]]:
 
 
 @contextmanager
-def _shown(what: str, total: int, console: Console | None) -> Iterator[Callable[[Tensor], None]]:
-    """Progress in whole MB; gives what is to be called with each tensor."""
+def shown_in_mb(what: str, total: int, console: Console | None) -> Iterator[Callable[[int], None]]:
+    """Progress in whole MB, of `total` bytes; gives what is to be called with the bytes that are done."""
     done = 0
     with track(what, total=-(-total // MB), unit="MB", console=console) as bar:
 
-        def advance(tensor: Tensor) -> None:
+        def advance(more: int) -> None:
             nonlocal done
-            done += tensor.nbytes
+            done += more
             bar.advance(-(-done // MB) - bar.done)
 
         yield advance

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ class Checkpoint:
         try:
             with path.open("rb") as file:
                 view = _create_file_view(file, place.offset, place.length)
-                part = torch.load(view, map_location="cpu", weights_only=True)
+                part = torch.load(cast(IO[bytes], view), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises nearly anything
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: {key} can't be read ({reason})") from None
@@ -166,7 +166,7 @@ class _Planner(DefaultSavePlanner):
 def write_checkpoint(
     folder: Path, groups: Sequence[Sequence[Piece]], empty_objects: Sequence[str], common: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint that Megatron-Core's dist_checkpointing loads, into a folder that is there and empty.
+    """Write a checkpoint that Megatron-Core's dist_checkpointing loads, into an empty folder.
 
     Args:
         groups: what is written into one file each; no more than one group is held in memory.

@@ -10,11 +10,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from models import stock_megatron
 from paced_megatron.models.checkpoint_metadata import find_checkpoint
 from paced_megatron.models.convert import to_hugging_face, to_megatron
 from paced_megatron.models.distributed_checkpoint import Checkpoint
 from paced_megatron.models.weight_files import WeightFiles
-from models import stock_megatron
 from tiny_models import write_byte_tokenizer
 
 FAMILIES = {
@@ -64,7 +64,7 @@ def make_model(
         torch.manual_seed(21)
         model = model_class(config)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for parameter in model.parameters():
                 if parameter.dim() == 1:  # norms and biases
                     parameter.uniform_(0.5, 1.5)
     folder.mkdir(parents=True)
