@@ -35,11 +35,12 @@ def load_weights(
     """
     check_weights(folder, shape)
     files, cut, rank = WeightFiles(folder), Cut(shape, groups.tp.size()), groups.tp.rank()
-    unfilled = parameters_by_name(model)
+    unfilled, everything = parameters_by_name(model), rules(shape)
     for rule in filling_rules(shape):
         name = rule.name_in(unfilled)
-        if name is None:  # on another pipeline stage
-            continue
+        if name is None:
+            assert groups.pp.size() > 1 or rule not in everything, f"the model has no {rule.megatron}"
+            continue  # on another pipeline stage
         parameter = unfilled.pop(name)
         part = rule.shard([files.part_of(tensor) for tensor in rule.hugging_face], cut, rank)
         assert part.shape == parameter.shape, f"{name}: {part.shape} for {parameter.shape}"
