@@ -152,15 +152,16 @@ def _command(options: argparse.Namespace, argv: Sequence[str]) -> int:
     stages = _stages(config, getattr(options, "stage", None))
     # Imported late, as in `_phase`.
     from paced_megatron.claim import check_run_folder
-    from paced_megatron.inputs import read_inputs
+    from paced_megatron.inputs import read_inputs, with_local_models
 
-    inputs, folder = read_inputs(config), RunFolder(config.run_dir)
+    local = with_local_models(config)
+    inputs, folder = read_inputs(local), RunFolder(config.run_dir)
     if not already_launched():
         # What is wrong is found here, before processes are started and models loaded.
         check_run_folder(folder, config, inputs)
         if config.parallel.world_size > 1:
             return launch(argv, config.parallel.world_size, log_dir=folder.logs)
-    return _work_as_rank(config, inputs, verb, stages)
+    return _work_as_rank(config, local, inputs, verb, stages)
 
 
 def _stages(config: Config, only: int | None) -> list[int]:
@@ -170,8 +171,9 @@ def _stages(config: Config, only: int | None) -> list[int]:
     return list(numbers) if only is None else [only]
 
 
-def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
-    """This process's part of the job."""
+def _work_as_rank(config: Config, local: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
+    """This process's part of the job. The run's folder records `config`, which may name models as on the
+    Hugging Face hub; the work is done with `local`, which has their folders."""
     from paced_megatron.claim import claim_run_folder
     from paced_megatron.job import Job
     from paced_megatron.progress import console_for
@@ -182,7 +184,7 @@ def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[i
     folder = RunFolder(config.run_dir)
     try:
         with joined_world(config.parallel, config.seed) as world:
-            job = Job(config, inputs, folder, world, console_for(world.rank))
+            job = Job(local, inputs, folder, world, console_for(world.rank))
             if world.is_lead:
                 with run_lock(folder.path):
                     claim_run_folder(folder, config, inputs)
