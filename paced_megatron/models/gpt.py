@@ -82,8 +82,8 @@ def transformer_config(
         tensor_model_parallel_size=tensor_model_parallel_size,
         pipeline_model_parallel_size=pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual,
-        # With two stages of two chunks Megatron's default way to pass hidden states on is silently wrong
-        # under gloo (tests/models/test_layouts.py compares with transformers).
+        # With two stages of two chunks Megatron's default way to pass gradients back is silently wrong under
+        # gloo (tests/models/test_layouts.py compares them with transformers').
         overlap_p2p_comm=virtual is not None,
         batch_p2p_comm=virtual is None,
         params_dtype=params_dtype,

@@ -13,8 +13,8 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from paced_megatron.models.families import model_shape
-from paced_megatron.models.folder import load_weights, save_folder
-from paced_megatron.models.gpt import HiddenStatesModel, build_chunks
+from paced_megatron.models.folder import hugging_face_tensors, load_weights, save_folder
+from paced_megatron.models.gpt import HiddenStatesModel, build_chunks, parameters_by_name
 from paced_megatron.runtime.cpu import megatron_on_cpu
 from paced_megatron.runtime.world import parallel_groups
 
@@ -68,6 +68,39 @@ def forward(chunks: Sequence[HiddenStatesModel], tokens: Tensor, at: At) -> Tens
             collect_non_loss_data=True,
         )
     return torch.cat(logits, dim=1).transpose(0, 1) if logits else None
+
+
+def gradients(rank: int, world_size: int, at: At, source: Path, tokens: Tensor) -> dict[str, Tensor]:
+    """Of the sum of all positions' log-normalisers, by Hugging Face's names; empty but on rank 0. TP is 1."""
+
+    def step(rows: Iterator[Tensor], model: HiddenStatesModel) -> tuple[Tensor, Any]:
+        row = next(rows)
+        hidden = model(row, torch.arange(row.shape[1])[None], None)
+
+        def loss(output: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            total = (output @ model.head.t()).logsumexp(-1).sum()
+            return total, torch.tensor(1), {}
+
+        return hidden, loss
+
+    with megatron_on_cpu():
+        groups = parallel_groups(at.tp, 1, at.pp, at.vpp)
+        shape = model_shape(source)
+        chunks = build_chunks(shape, groups, torch.float32, at.vpp)
+        load_weights(chunks, shape, source, groups)
+        get_forward_backward_func(at.pp, at.vpp)(
+            forward_step_func=step,
+            data_iterator=[iter(tokens.split(1)) for _ in chunks] if at.vpp else iter(tokens.split(1)),
+            model=chunks if at.vpp else chunks[0],
+            num_microbatches=len(tokens),
+            seq_length=tokens.shape[1],
+            micro_batch_size=1,
+            forward_only=False,
+        )
+        found = {name: parameter.grad for name, parameter in parameters_by_name(chunks).items()}
+        whole = dict(hugging_face_tensors(found, shape, groups))
+        parallel_state.destroy_model_parallel()
+    return whole
 
 
 def load_compute_save(rank: int, world_size: int, at: At, works: Sequence[Work]) -> list[Tensor | None]:

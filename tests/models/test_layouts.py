@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from models.family_models import OWN, TEXT_LENGTH, Variant, make_model
-from models.layout_ranks import At, Work, load_compute_save
+from models.layout_ranks import At, Work, gradients, load_compute_save
 from paced_megatron.models.weight_files import WeightFiles
 
 pytestmark = pytest.mark.parallel
@@ -112,6 +112,19 @@ def test_the_logits_are_those_of_transformers(relay, truths, at):
         truth = truths[variant]
         assert truth.std() > 0.5, variant.name  # the model does tell tokens apart
         assert (logits - truth).abs().max() <= 1e-4, variant.name
+
+
+@pytest.mark.parametrize("at", [At(1, 2, 2), At(1, 2)], ids=str)
+def test_gradients_from_a_pipeline_are_those_of_transformers(pool, sources, at):
+    variant = next(v for v in VARIANTS if v.family == "llama" and not v.tied and v.dtype == torch.float32)
+    tokens = torch.cat([texts(), texts().flip(0, 1)])
+    ours, *_ = pool.run(gradients, at.world_size, at, sources[variant], tokens)
+    model = AutoModelForCausalLM.from_pretrained(sources[variant], dtype=torch.float32)
+    model(tokens).logits.logsumexp(-1).sum().backward()
+    theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert ours.keys() == theirs.keys()
+    for name, truth in theirs.items():
+        assert (ours[name] - truth).norm() <= 1e-4 * truth.norm(), name
 
 
 def test_transformers_opens_an_export_and_misses_nothing(relay, sources, truths):
