@@ -64,8 +64,9 @@ def to_megatron(
 
     def piece(rule: Rule, advance: Callable[[int], None]) -> Piece:
         def make() -> Tensor:
-            tensor = rule.shard([files.part_of(name) for name in rule.hugging_face], cut, 0)
-            tensor = tensor.to(dtype_of(rule))
+            # Mapped anew: what was read for one piece is not kept for the next.
+            mapped = WeightFiles(source)
+            tensor = rule.shard([mapped[name] for name in rule.hugging_face], cut, 0).to(dtype_of(rule))
             advance(tensor.nbytes)
             return tensor
 
@@ -169,7 +170,9 @@ class Place:
     layer: int | None
 
     def merged(self, stored: Checkpoint, rule: Rule, shape: ModelShape) -> dict[str, Tensor]:
-        """The Hugging Face tensors of the rule, by name."""
+        """The Hugging Face tensors of the rule, by name. They share the checkpoint's scratch memory, and are
+        gone with the next call."""
+        stored.scratch.clear()
         parts = [stored.read(key, self.layer) for key in self.keys]
         return rule.merge([parts[0] if len(parts) == 1 else torch.cat(parts)], Cut(shape, 1))
 

@@ -37,6 +37,7 @@ class Checkpoint:
 
     Attributes:
         shapes: of all tensors, by key; other entries (optimizer steps, `_extra_state`) are not in it.
+        scratch: the memory that `read` hands out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,6 +51,7 @@ class Checkpoint:
             if isinstance(entry, TensorStorageMetadata)
         }
         self.shapes = {key: tuple(entry.size) for key, entry in self._tensors.items()}
+        self.scratch = Scratch()
 
     def dtype(self, key: str) -> torch.dtype:
         return self._tensors[key].properties.dtype
@@ -74,46 +76,97 @@ class Checkpoint:
     def read(self, key: str, layer: int | None = None) -> Tensor:
         """A whole tensor, or one layer's of those that are stacked along the first axis, on the CPU.
 
+        It lies in `scratch`, and is gone when that is cleared.
+
         Raises:
             UserError: a piece of it is missing, or its file can't be read.
         """
         shape = self.shapes[key]
         start = (0,) * len(shape) if layer is None else (layer, *[0] * (len(shape) - 1))
         size = shape if layer is None else (1, *shape[1:])
-        tensor, filled = None, 0
+        tensor, filled = self.scratch.empty(size, self.dtype(key)), 0
         for chunk in self._tensors[key].chunks:
             begin = tuple(map(max, chunk.offsets, start))
             end = tuple(map(min, _plus(chunk.offsets, chunk.sizes), _plus(start, size)))
-            lengths = tuple(b - a for a, b in zip(begin, end, strict=True))
+            lengths = _minus(end, begin)
             if min(lengths, default=1) <= 0:
                 continue
-            part = self._read_chunk(key, chunk)[_slices(_minus(begin, chunk.offsets), lengths)]
-            if lengths == size:
-                tensor, filled = part, part.numel()
-                break
-            if tensor is None:
-                tensor = torch.empty(size, dtype=self.dtype(key))
-            tensor[_slices(_minus(begin, start), lengths)] = part
-            filled += part.numel()
-        if tensor is None or filled != math.prod(size):
+            target = tensor[_slices(_minus(begin, start), lengths)]
+            self._read_chunk(key, chunk, _slices(_minus(begin, chunk.offsets), lengths), target)
+            filled += target.numel()
+        if filled != tensor.numel():
             raise UserError(f"{self.folder}: {key}: the checkpoint doesn't hold all of it")
         return tensor if layer is None else tensor[0]
 
-    def _read_chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
+    def _read_chunk(
+        self, key: str, chunk: ChunkStorageMetadata, part: tuple[slice, ...], target: Tensor
+    ) -> None:
+        """Copy a part of a chunk into `target`, straight from the file where the chunk lies there in one run
+        and all of it is wanted."""
         place = self._places.get(MetadataIndex(key, chunk.offsets))
         if place is None:
             raise UserError(f"{self.folder}: {key}: the checkpoint doesn't hold all of it")
         path = self.folder / place.relative_path
         try:
             with path.open("rb") as file:
-                view = _create_file_view(file, place.offset, place.length)
-                part = torch.load(cast(IO[bytes], view), map_location="cpu", weights_only=True)
+                view = cast(IO[bytes], _create_file_view(file, place.offset, place.length))
+                # Without its bytes first. An unpickler of torch's own, which makes tensors and no more.
+                saved = torch.load(view, map_location="meta", weights_only=True)
+                self._check_saved(saved, key, chunk)
+                if target.shape == saved.shape and target.is_contiguous() and _in_one_run(saved):
+                    view.seek(0)
+                    record = torch._C.PyTorchFileReader(view).get_record_offset("data/0")
+                    file.seek(place.offset + record)
+                    if file.readinto(_bytes_of(target)) != target.nbytes:  # type: ignore[attr-defined]
+                        raise ValueError("the file is cut off")
+                else:
+                    view.seek(0)
+                    target.copy_(torch.load(view, map_location="cpu", weights_only=True)[part])
         except Exception as error:  # a damaged file raises nearly anything
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: {key} can't be read ({reason})") from None
-        if not isinstance(part, Tensor) or part.shape != chunk.sizes or part.dtype != self.dtype(key):
-            raise UserError(f"{path}: {key} is not what the checkpoint's metadata says")
-        return part
+
+    def _check_saved(self, saved: Any, key: str, chunk: ChunkStorageMetadata) -> None:
+        if not isinstance(saved, Tensor) or saved.shape != chunk.sizes or saved.dtype != self.dtype(key):
+            raise ValueError("it is not what the checkpoint's metadata says")
+
+
+class Scratch:
+    """Memory that is used again and again: getting it anew from the system costs more than what is then copied
+    into it."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def clear(self) -> None:
+        """What was handed out before may be overwritten from now on."""
+        self._used = 0
+
+    def empty(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor."""
+        start = -(-self._used // 64) * 64
+        end = start + math.prod(size) * dtype.itemsize
+        if end > self._memory.numel():
+            if start:  # what was handed out stays where it is
+                return torch.empty(tuple(size), dtype=dtype)
+            self._memory = torch.empty(0, dtype=torch.uint8)  # before the larger one is there
+            self._memory = torch.empty(end, dtype=torch.uint8)
+        self._used = end
+        return self._memory[start:end].view(dtype).view(tuple(size))
+
+
+def _in_one_run(saved: Tensor) -> bool:
+    """Whether its elements lie in the file as in a contiguous tensor of its own."""
+    return (
+        saved.is_contiguous()
+        and saved.storage_offset() == 0
+        and saved.untyped_storage().nbytes() == saved.nbytes
+    )
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.flatten().view(torch.uint8).numpy().data
 
 
 @dataclass(frozen=True)
@@ -173,7 +226,7 @@ def write_checkpoint(
         empty_objects: keys of objects that a model asks for and that hold nothing (`_extra_state`).
         common: what is no tensor; every rank reads it whole.
     """
-    writer = FileSystemWriter(folder)
+    writer = FileSystemWriter(folder, sync_files=False)  # whoever makes the folder whole syncs it
     planner = _Planner([piece for group in groups for piece in group], _saved([None]))
     nothing = [WriteItem(MetadataIndex(key), WriteItemType.BYTE_IO) for key in empty_objects]
     plans = [SavePlan(nothing), *(SavePlan([piece.item for piece in group]) for group in groups)]

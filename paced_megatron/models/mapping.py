@@ -67,9 +67,14 @@ def _shard_qkv(tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
     return torch.cat([query, key, value], dim=1).flatten(0, 2)
 
 
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Side by side; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
 def _merge_qkv(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
     groups, dim = cut.shape.num_query_groups, cut.shape.head_dim
-    fused = torch.cat(list(parts)).unflatten(0, (groups, -1, dim))
+    fused = _joined(parts).unflatten(0, (groups, -1, dim))
     heads = cut.shape.num_attention_heads // groups
     return [piece.flatten(0, 2) for piece in fused.split([heads, 1, 1], dim=1)]
 
@@ -81,7 +86,7 @@ def _shard_gate_up(tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
 
 def _merge_gate_up(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
     halves = [part.chunk(2) for part in parts]
-    return [torch.cat([gate for gate, _ in halves]), torch.cat([up for _, up in halves])]
+    return [_joined([gate for gate, _ in halves]), _joined([up for _, up in halves])]
 
 
 def _shard_vocabulary(tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
@@ -89,18 +94,19 @@ def _shard_vocabulary(tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tens
     (table,) = tensors
     size = cut.shape.padded_vocab_size(cut.tp) // cut.tp
     start, end = (min(edge, table.shape[0]) for edge in (rank * size, (rank + 1) * size))
-    return torch.nn.functional.pad(table[start:end], (0, 0, 0, size - (end - start)))
+    rows, missing = table[start:end], size - (end - start)
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 def _merge_vocabulary(parts: Sequence[Tensor], cut: Cut) -> list[Tensor]:
-    return [torch.cat(list(parts))[: cut.shape.vocab_size]]
+    return [_joined(parts)[: cut.shape.vocab_size]]
 
 
 LAYOUTS: dict[str, Layout] = {
     "replicated": Layout(lambda tensors, cut, rank: tensors[0][:], lambda parts, cut: [parts[0]]),
     "columns": Layout(
         lambda tensors, cut, rank: _columns(tensors[0], cut, rank),
-        lambda parts, cut: [torch.cat(list(parts), dim=1)],
+        lambda parts, cut: [_joined(parts, dim=1)],
     ),
     "qkv": Layout(_shard_qkv, _merge_qkv),
     "gate_up": Layout(_shard_gate_up, _merge_gate_up),

@@ -121,12 +121,15 @@ class WeightFiles:
         return FileTensor(tuple(inside.get_shape()), inside.get_dtype(), inside)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The whole tensor, on the CPU, in the folder's dtype.
+        """The whole tensor, on the CPU, in the folder's dtype. It is the mapped file itself, not a copy: what is
+        written to it stays in memory.
 
         Raises:
             UserError: the folder has no tensor of this name.
         """
-        return self.part_of(name)[:]
+        if name not in self._file_of:
+            raise UserError(f"{self.folder}: tensor {name} is missing")
+        return self._open(self._file_of[name]).get_tensor(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype, from the file's header."""
