@@ -1,4 +1,7 @@
-"""Every family at every layout: the export is the import bit by bit, and the logits are transformers'."""
+"""Every family at every layout: the export is the import bit by bit, and the logits are transformers'.
+
+With PACED_FULL_CONVERTER=1 every dtype of every model, and layouts of up to eight processes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from models.family_models import OWN, TEXT_LENGTH, Variant, make_model
+from models.layout_job import run_job
 from models.layout_ranks import At, Work, gradients, load_compute_save
 from paced_megatron.models.weight_files import WeightFiles
+from pool import MAX_WORLD_SIZE
 
 pytestmark = pytest.mark.parallel
 
@@ -20,6 +25,8 @@ FULL = os.environ.get("PACED_FULL_CONVERTER") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Each layout reads what the one before it wrote, so that models go in and out at different layouts.
 LAYOUTS = [At(4), At(1, 2, 2), At(2, 2), At(1), At(2), At(1, 2)]
+if FULL:  # the last two have a job of eight processes each
+    LAYOUTS += [At(2, 2, 2), At(1, 4), At(4, 2), At(4, 2, 2)]
 
 VARIANTS = [
     Variant(family, tied, dtype, sharded=(number + tied + (dtype == torch.bfloat16)) % 2 == 0)
@@ -69,7 +76,10 @@ class Relay:
             )
             for variant, source in self.sources.items()
         ]
-        ranks = self.pool.run(load_compute_save, at.world_size, at, works, timeout=240)
+        if at.world_size > MAX_WORLD_SIZE:
+            ranks = run_job(self.folder / f"{at}-job", at, works)
+        else:
+            ranks = self.pool.run(load_compute_save, at.world_size, at, works, timeout=240)
         self.logits[at] = {
             variant: torch.cat([rank[index] for rank in ranks if rank[index] is not None], dim=-1)[..., :301]
             for index, variant in enumerate(self.sources)
