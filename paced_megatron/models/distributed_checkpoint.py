@@ -115,8 +115,8 @@ class Checkpoint:
                 self._check_saved(saved, key, chunk)
                 if target.shape == saved.shape and target.is_contiguous() and _in_one_run(saved):
                     view.seek(0)
-                    record = torch._C.PyTorchFileReader(view).get_record_offset("data/0")
-                    file.seek(place.offset + record)
+                    archive: Any = torch._C.PyTorchFileReader(view)
+                    file.seek(place.offset + archive.get_record_offset("data/0"))
                     if file.readinto(_bytes_of(target)) != target.nbytes:  # type: ignore[attr-defined]
                         raise ValueError("the file is cut off")
                 else:
@@ -132,8 +132,7 @@ class Checkpoint:
 
 
 class Scratch:
-    """Memory that is used again and again: getting it anew from the system costs more than what is then copied
-    into it."""
+    """Memory that is used again and again: getting it anew from the system costs more than filling it."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)

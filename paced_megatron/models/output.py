@@ -56,9 +56,10 @@ def output_folder(out: Path, *, replace: bool) -> Iterator[Path]:
     try:
         with atomic_folder(out, replace) as folder:
             yield folder
-    except OSError as error:
-        if error.errno in _FULL:
-            raise UserError(
-                f"{out}: the disk is full ({error.strerror}); make room. Nothing is left of this attempt"
-            ) from None
-        raise
+    except Exception as error:
+        cause: BaseException | None = error  # torch.save puts an error of its own before the disk's
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in _FULL):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise UserError(f"{out}: the disk is full ({cause}); make room. Nothing is left of it") from None

@@ -121,8 +121,8 @@ class WeightFiles:
         return FileTensor(tuple(inside.get_shape()), inside.get_dtype(), inside)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The whole tensor, on the CPU, in the folder's dtype. It is the mapped file itself, not a copy: what is
-        written to it stays in memory.
+        """The whole tensor, on the CPU, in the folder's dtype. It is the mapped file itself, not a copy: what
+        is written to it stays in memory.
 
         Raises:
             UserError: the folder has no tensor of this name.
