@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,20 @@ import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
+from paced_megatron.models.convert import shown_in_mb
 from paced_megatron.models.families import ModelShape
 from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
 from paced_megatron.models.hf_writer import write_folder
 from paced_megatron.models.mapping import Cut, filling_rules, hugging_face_shapes, rules
 from paced_megatron.models.weight_files import WeightFiles, check_weights
+from paced_megatron.progress import console_for
+
+SHOWN_FROM = 2 * 10**9  # bytes; fewer take seconds
+
+
+def _shown(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """The progress of `total` bytes, on rank 0 and where there are many."""
+    return shown_in_mb(what, total, console_for(dist.get_rank() if total >= SHOWN_FROM else 1))
 
 
 @torch.no_grad()
@@ -36,15 +47,17 @@ def load_weights(
     check_weights(folder, shape)
     files, cut, rank = WeightFiles(folder), Cut(shape, groups.tp.size()), groups.tp.rank()
     unfilled, everything = parameters_by_name(model), rules(shape)
-    for rule in filling_rules(shape):
-        name = rule.name_in(unfilled)
-        if name is None:
-            assert groups.pp.size() > 1 or rule not in everything, f"the model has no {rule.megatron}"
-            continue  # on another pipeline stage
-        parameter = unfilled.pop(name)
-        part = rule.shard([files.part_of(tensor) for tensor in rule.hugging_face], cut, rank)
-        assert part.shape == parameter.shape, f"{name}: {part.shape} for {parameter.shape}"
-        parameter.copy_(part)
+    with _shown(f"loading {folder.name}", sum(held.nbytes for held in unfilled.values())) as advance:
+        for rule in filling_rules(shape):
+            name = rule.name_in(unfilled)
+            if name is None:
+                assert groups.pp.size() > 1 or rule not in everything, f"the model has no {rule.megatron}"
+                continue  # on another pipeline stage
+            parameter = unfilled.pop(name)
+            part = rule.shard([files.part_of(tensor) for tensor in rule.hugging_face], cut, rank)
+            assert part.shape == parameter.shape, f"{name}: {part.shape} for {parameter.shape}"
+            parameter.copy_(part)
+            advance(parameter.nbytes)
     assert not unfilled, f"parameters that the map does not fill: {sorted(unfilled)}"
 
 
@@ -153,6 +166,21 @@ def save_folder(
         for _ in tensors:  # takes part, and gets nothing
             pass
         return
-    write_folder(
-        tensors, shapes=hugging_face_shapes(shape), source=source, out=out, dtype=dtype, replace=replace
+    shapes = hugging_face_shapes(shape)
+    total = sum(
+        math.prod(size) * (dtype or source_files.dtype(name)).itemsize for name, size in shapes.items()
     )
+    with _shown(f"writing {out.name}", total) as advance:
+        write_folder(
+            _counted(tensors, advance), shapes=shapes, source=source, out=out, dtype=dtype, replace=replace
+        )
+
+
+def _counted(
+    tensors: Iterable[tuple[str, Tensor]], advance: Callable[[int], None]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        size = tensor.nbytes
+        yield name, tensor
+        del tensor  # the next one comes in its place
+        advance(size)

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
+from paced_megatron.cli import main
 from paced_megatron.config_io import config_from_dict, config_to_dict
 from paced_megatron.errors import UserError
 from paced_megatron.inputs import with_local_models
@@ -144,3 +145,14 @@ def test_a_folder_beside_the_file_is_not_taken_for_a_name_on_the_hub(tmp_path):
     (tmp_path / "models" / "student").mkdir(parents=True)
     config = config_from_dict(configuration(tmp_path, "models/student"), folder=tmp_path)
     assert config.student.path == tmp_path / "models" / "student"
+
+
+def test_on_the_command_line_a_model_that_cannot_be_fetched_is_one_line_and_code_2(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "run.yaml").write_text(json.dumps(configuration(tmp_path, "org/tiny")))
+    assert main(["run", str(tmp_path / "run.yaml"), f"run_dir={tmp_path / 'out'}"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "org/tiny: no such folder" in told
+    assert not (tmp_path / "out").exists()

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from models.family_models import OWN, TEXT_LENGTH, Variant, make_model
 from models.layout_ranks import At, forward
+from paced_megatron.models import folder as models_folder
 from paced_megatron.models.families import model_shape
-from paced_megatron.models.folder import load_weights
+from paced_megatron.models.folder import load_weights, save_folder
 from paced_megatron.models.gpt import build_model, parameters_by_name
 from paced_megatron.models.mapping import filling_rules
 from paced_megatron.runtime.cpu import megatron_on_cpu
@@ -73,3 +74,21 @@ def test_a_model_with_the_transformer_engines_names_is_filled_from_the_same_tabl
     assert len(ours) == len(theirs) and ours.keys() != theirs.keys()
     for rule in filling_rules(shape)[:-1]:
         assert torch.equal(ours[rule.megatron], theirs[rule.transformer_engine])
+
+
+def test_a_large_model_says_how_far_it_has_come_and_a_small_one_nothing(
+    groups, tmp_path, monkeypatch, capsys
+):
+    source = make_model(tmp_path / "model", Variant("qwen2", False, torch.float32, sharded=False), seed=24)
+    shape = model_shape(source)
+    model = build_model(shape, groups, torch.float32)
+    capsys.readouterr()
+    load_weights(model, shape, source, groups)
+    save_folder(model, shape, groups, source=source, out=tmp_path / "small")
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(models_folder, "SHOWN_FROM", 0)
+    load_weights(model, shape, source, groups)
+    save_folder(model, shape, groups, source=source, out=tmp_path / "large")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("loading model: 0/1 MB") and lines[1].startswith("loading model: 1/1 MB in")
+    assert lines[2].startswith("writing large: 0/1 MB") and lines[3].startswith("writing large: 1/1 MB in")
