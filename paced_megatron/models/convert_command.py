@@ -37,7 +37,7 @@ class Direction:
 DIRECTIONS: dict[str, Direction] = {
     "to-megatron": Direction(
         help="a Hugging Face folder becomes a Megatron distributed checkpoint (torch_dist)",
-        takes="the Hugging Face folder: config.json, *.safetensors, tokenizer",
+        takes="the Hugging Face folder (config.json, *.safetensors, tokenizer), or a model's name on the hub",
         makes="the checkpoint to be; Megatron's --load takes it, at any layout",
         tool="convert_hf_to_megatron.py",
         examples="""\
@@ -120,8 +120,8 @@ def _add_options(parser: argparse.ArgumentParser, name: str, command: str) -> No
             "--source",
             type=Path,
             metavar="FOLDER",
-            help="a Hugging Face folder of the same architecture, for config.json and the tokenizer; by "
-            "default what the other direction left in the checkpoint",
+            help="a Hugging Face folder (or a name on the hub) of the same architecture, for config.json and "
+            "the tokenizer; by default what the other direction left in the checkpoint",
         )
 
 
@@ -154,9 +154,10 @@ def run(options: argparse.Namespace) -> int:
 def _to_megatron(options: argparse.Namespace) -> None:
     from paced_megatron.models.convert import to_megatron
     from paced_megatron.models.convert_check import check_conversion
+    from paced_megatron.models.hub import local_folder
     from paced_megatron.progress import console_for, say
 
-    console, dtype, source = console_for(0), _dtype(options), options.input
+    console, dtype, source = console_for(0), _dtype(options), local_folder(options.input)
 
     def check(made: Path) -> None:
         check_conversion(made, source, config=source, made="checkpoint", dtype=dtype, console=console)
@@ -178,7 +179,7 @@ def _to_hf(options: argparse.Namespace) -> None:
     from paced_megatron.progress import console_for, say
 
     console, dtype = console_for(0), _dtype(options)
-    _, source = open_checkpoint(options.input, options.source)
+    _, source = open_checkpoint(options.input, _source(options))
 
     def check(made: Path) -> None:
         check_conversion(options.input, made, config=source, made="folder", dtype=dtype, console=console)
@@ -202,22 +203,29 @@ def _dry_run(options: argparse.Namespace) -> None:
     from paced_megatron.models.convert import find_tensors, open_checkpoint
     from paced_megatron.models.convert_table import print_map
     from paced_megatron.models.families import check_layout, model_shape
+    from paced_megatron.models.hub import local_folder
     from paced_megatron.models.weight_files import check_weights
 
     tp, pp = options.tensor_model_parallel_size or 1, options.pipeline_model_parallel_size or 1
     if min(tp, pp) < 1:
         raise UserError("a layout's sizes have to be 1 or more")
     if options.direction == "to-megatron":
-        folder = options.input
+        folder = local_folder(options.input)
         shape = model_shape(folder)
         if any(folder.glob("*.safetensors")):  # config.json alone is enough for the table
             check_weights(folder, shape)
     else:
-        stored, folder = open_checkpoint(options.input, options.source)
+        stored, folder = open_checkpoint(options.input, _source(options))
         shape = model_shape(folder)
         find_tensors(stored, shape)
     check_layout(shape, folder, tp, pp)
     print_map(shape, tp, pp)
+
+
+def _source(options: argparse.Namespace) -> Path | None:
+    from paced_megatron.models.hub import local_folder
+
+    return None if options.source is None else local_folder(options.source)
 
 
 def _dtype(options: argparse.Namespace) -> torch.dtype | None:

@@ -134,6 +134,13 @@ def test_a_dry_run_prints_each_tensor_once_with_its_shapes_and_ranks_and_writes_
     assert "Nothing was written" in lines[-1]
 
 
+def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert convert_command.main("to-megatron", ["nobody/nothing", str(place / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "nobody/nothing: no such folder" in said and "hf download nobody/nothing" in said
+
+
 def test_a_dry_run_needs_no_weights(place, capsys):
     (place / "bare").mkdir()
     shutil.copyfile(place / "source" / "config.json", place / "bare" / "config.json")
