@@ -169,12 +169,16 @@ class Place:
     keys: tuple[str, ...]
     layer: int | None
 
-    def merged(self, stored: Checkpoint, rule: Rule, shape: ModelShape) -> dict[str, Tensor]:
-        """The Hugging Face tensors of the rule, by name. They share the checkpoint's scratch memory, and are
-        gone with the next call."""
+    def parameter(self, stored: Checkpoint) -> Tensor:
+        """Megatron's parameter, whole. It lies in the checkpoint's scratch memory, and is gone with the next
+        call."""
         stored.scratch.clear()
         parts = [stored.read(key, self.layer) for key in self.keys]
-        return rule.merge([parts[0] if len(parts) == 1 else torch.cat(parts)], Cut(shape, 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def merged(self, stored: Checkpoint, rule: Rule, shape: ModelShape) -> dict[str, Tensor]:
+        """The Hugging Face tensors of the rule, by name; gone with the next call, as well."""
+        return rule.merge([self.parameter(stored)], Cut(shape, 1))
 
 
 # How the same keys begin where a model was saved inside of something else.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -22,9 +23,16 @@ from paced_megatron.models.output import MB
 from paced_megatron.models.weight_files import WeightFiles, check_weights
 from paced_megatron.progress import say
 
+if TYPE_CHECKING:
+    from paced_megatron.models.gpt import HiddenStatesModel
+
 PROMPT_LENGTH = 32  # random tokens
 # Of the largest logit. Both sides compute in float32, in another order.
 LOGITS_TOLERANCE = 1e-4
+
+
+Fill = Callable[["HiddenStatesModel", Path, ModelShape], None]
+"""Fills an empty model from a checkpoint's folder."""
 
 
 class ConversionDiffers(Exception):
@@ -63,7 +71,8 @@ def check_conversion(
             if not _same_bits(before if dtype is None else before.to(dtype), after):
                 raise ConversionDiffers(f"verify: tensor {name} is not the one that was read")
             advance(ours.nbytes)
-    _check_logits(checkpoint, folder, shape, dtype, console)
+    fill = _filled_by_megatron if made == "checkpoint" else _filled_by_us
+    _check_logits(checkpoint, folder, shape, dtype, fill, console)
 
 
 def _tensors(stored: Checkpoint, shape: ModelShape) -> Iterator[tuple[str, Tensor]]:
@@ -79,7 +88,12 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def _check_logits(
-    checkpoint: Path, folder: Path, shape: ModelShape, dtype: torch.dtype | None, console: Console
+    checkpoint: Path,
+    folder: Path,
+    shape: ModelShape,
+    dtype: torch.dtype | None,
+    fill: Fill,
+    console: Console,
 ) -> None:
     """Both models in float32 on the CPU, one after the other, and both with the weights that `dtype` left."""
     parameters = sum(torch.Size(size).numel() for rule in rules(shape) for size in rule.hugging_face.values())
@@ -97,7 +111,7 @@ def _check_logits(
     theirs = _transformers_logits(folder, prompt, dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of CUDA extensions that are not there, of what torch will rename
-        ours = _megatron_logits(checkpoint, shape, prompt, dtype)[..., : theirs.shape[-1]]
+        ours = _megatron_logits(checkpoint, shape, prompt, dtype, fill)[..., : theirs.shape[-1]]
     apart, largest = (ours - theirs).abs().max().item(), theirs.abs().max().item()
     if not apart <= LOGITS_TOLERANCE * max(1.0, largest):
         raise ConversionDiffers(
@@ -120,23 +134,36 @@ def _transformers_logits(folder: Path, prompt: Tensor, dtype: torch.dtype | None
 
 @torch.no_grad()
 def _megatron_logits(
-    checkpoint: Path, shape: ModelShape, prompt: Tensor, dtype: torch.dtype | None
+    checkpoint: Path, shape: ModelShape, prompt: Tensor, dtype: torch.dtype | None, fill: Fill
 ) -> Tensor:
-    """[b, s, padded V], float32, by Megatron's own loader of checkpoints rather than ours."""
-    from megatron.core import dist_checkpointing
-
+    """[b, s, padded V], float32."""
     from paced_megatron.models.gpt import build_model
     from paced_megatron.runtime.world import parallel_groups
 
     with _job_of_one():
         model = build_model(shape, parallel_groups(1, seed=0), torch.float32)
-        folder = str(find_checkpoint(checkpoint))
-        content = dist_checkpointing.load_content_metadata(folder)
-        wanted = {"model": model.sharded_state_dict(metadata=content)}
-        model.load_state_dict(dist_checkpointing.load(wanted, folder)["model"])
+        fill(model, find_checkpoint(checkpoint), shape)
         _round_weights(model, dtype)
         hidden = model(prompt, torch.arange(prompt.shape[1]).expand_as(prompt), None)
         return (hidden @ model.head.t()).transpose(0, 1)
+
+
+def _filled_by_megatron(model: HiddenStatesModel, folder: Path, shape: ModelShape) -> None:
+    """The sterner test, for a checkpoint of our own."""
+    from megatron.core import dist_checkpointing
+
+    content = dist_checkpointing.load_content_metadata(str(folder))
+    wanted = {"model": model.sharded_state_dict(metadata=content)}
+    model.load_state_dict(dist_checkpointing.load(wanted, str(folder))["model"])
+
+
+def _filled_by_us(model: HiddenStatesModel, folder: Path, shape: ModelShape) -> None:
+    """For a checkpoint from elsewhere: Megatron's loader would run the pickles in it."""
+    stored, parameters = Checkpoint(folder), dict(model.named_parameters())
+    for rule, place in find_tensors(stored, shape):
+        parameter = parameters.pop(rule.megatron)
+        parameter.copy_(place.parameter(stored)[: parameter.shape[0]])  # without padding of the vocabulary
+    assert not parameters, f"parameters that the map does not fill: {sorted(parameters)}"
 
 
 def _round_weights(model: torch.nn.Module, dtype: torch.dtype | None) -> None:
