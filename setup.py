@@ -21,6 +21,7 @@ REQUIRED = [
     "transformers>=5.0,<6",  # tokenizers, chat templates, and the models of the embedded rollout engine
     "jinja2>=3.1",  # chat templates: transformers needs it for them and does not say so
     "safetensors>=0.5",  # weights in and out
+    "huggingface_hub>=1.0",  # models by their name on the hub; what it fetches is kept and resumed
     "math-verify>=0.9,<0.10",  # are two answers equal? Another verdict is another weight, so one series
     "rich>=13",  # the progress line
     "psutil>=5.9",  # without it Megatron's checkpoint writer hangs

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from paced_megatron.config import Config
 from paced_megatron.config_io import load_config
 from paced_megatron.errors import UserError
+from paced_megatron.models import convert_command
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.launch import already_launched, launch
 
@@ -79,6 +80,8 @@ examples:
       the same with two keys changed
   paced rollout recipe.yaml --stage 1
       one phase of one stage
+  paced convert to-megatron models/Qwen3-8B checkpoints/qwen3-8b --verify
+      weights between Hugging Face folders and Megatron checkpoints
 
 Keys and defaults: docs/configuration.md.
 Exit codes: 0 done, 1 failed, 2 a mistake in the input, 130 interrupted.
@@ -128,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The first run.",
     )
     _add_overrides(quickstart)
+    convert_command.add_convert(verbs)
     return parser
 
 
@@ -138,6 +142,8 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
 
 
 def _command(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    if options.verb == "convert":
+        return convert_command.run(options)
     if options.verb == "quickstart" and not QUICKSTART.is_file():
         raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
     config_path = QUICKSTART if options.verb == "quickstart" else options.config
@@ -146,15 +152,16 @@ def _command(options: argparse.Namespace, argv: Sequence[str]) -> int:
     stages = _stages(config, getattr(options, "stage", None))
     # Imported late, as in `_phase`.
     from paced_megatron.claim import check_run_folder
-    from paced_megatron.inputs import read_inputs
+    from paced_megatron.inputs import read_inputs, with_local_models
 
-    inputs, folder = read_inputs(config), RunFolder(config.run_dir)
+    local = with_local_models(config)
+    inputs, folder = read_inputs(local), RunFolder(config.run_dir)
     if not already_launched():
         # What is wrong is found here, before processes are started and models loaded.
         check_run_folder(folder, config, inputs)
         if config.parallel.world_size > 1:
             return launch(argv, config.parallel.world_size, log_dir=folder.logs)
-    return _work_as_rank(config, inputs, verb, stages)
+    return _work_as_rank(config, local, inputs, verb, stages)
 
 
 def _stages(config: Config, only: int | None) -> list[int]:
@@ -164,8 +171,9 @@ def _stages(config: Config, only: int | None) -> list[int]:
     return list(numbers) if only is None else [only]
 
 
-def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
-    """This process's part of the job."""
+def _work_as_rank(config: Config, local: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
+    """This process's part of the job. The run's folder records `config`, which may name models as on the
+    Hugging Face hub; the work is done with `local`, which has their folders."""
     from paced_megatron.claim import claim_run_folder
     from paced_megatron.job import Job
     from paced_megatron.progress import console_for
@@ -176,7 +184,7 @@ def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[i
     folder = RunFolder(config.run_dir)
     try:
         with joined_world(config.parallel, config.seed) as world:
-            job = Job(config, inputs, folder, world, console_for(world.rank))
+            job = Job(local, inputs, folder, world, console_for(world.rank))
             if world.is_lead:
                 with run_lock(folder.path):
                     claim_run_folder(folder, config, inputs)

@@ -8,6 +8,7 @@ file.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,11 +76,20 @@ class ProblemsConfig:
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
 
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # org/name: two parts, no path
+
+
 @dataclass(frozen=True)
 class ModelPathConfig:
-    """A model on disk."""
+    """A model on disk, or on the Hugging Face hub."""
 
-    path: Annotated[Path, Key("Hugging Face folder: config.json, *.safetensors and the tokenizer's files")]
+    path: Annotated[
+        Path,
+        Key(
+            "Hugging Face folder: config.json, *.safetensors and the tokenizer's files; where there is none, "
+            "a model's name on the hub, e.g. `Qwen/Qwen3-0.6B`"
+        ),
+    ]
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from paced_megatron.config import Config, Key
+from paced_megatron.config import HUB_ID, Config, Key
 from paced_megatron.config_tree import Node
 from paced_megatron.divergence import check_parameter
 from paced_megatron.errors import UserError
 
 T = TypeVar("T")
 
+MODELS = ("student.path", "teacher.path")  # a folder, or a model's name on the Hugging Face hub
 FROM_CURRENT_DIRECTORY = ("run_dir",)  # whatever file names it: results do not land beside a recipe
 
 
@@ -183,7 +184,9 @@ def _path(node: Node, name: str, hint: Any) -> Path:
     if not text:
         raise _wrong(node, name, "a path")
     base = Path.cwd() if name in FROM_CURRENT_DIRECTORY else node.folder
-    return Path(os.path.abspath(base / Path(text).expanduser()))
+    path = Path(os.path.abspath(base / Path(text).expanduser()))
+    on_hub = name in MODELS and not path.exists() and HUB_ID.fullmatch(text)
+    return Path(text) if on_hub else path  # a name stays one: models/hub.py looks for it
 
 
 def _choice(node: Node, name: str, hint: Any) -> Any:

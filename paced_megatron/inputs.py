@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paced_megatron.config import Config
 from paced_megatron.errors import UserError
 from paced_megatron.models.families import ModelShape, check_layout, model_shape
+from paced_megatron.models.hub import local_folder
 from paced_megatron.models.weight_files import check_weights
 from paced_megatron.problems.load import load_problems
 from paced_megatron.problems.problem import Problem
@@ -58,6 +59,19 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     student: ModelShape
     teacher: ModelShape
+
+
+def with_local_models(config: Config) -> Config:
+    """The configuration with every model that is named as on the Hugging Face hub replaced by its folder.
+
+    Raises:
+        UserError: the model is not there, or can't be fetched.
+    """
+    return replace(
+        config,
+        student=replace(config.student, path=local_folder(config.student.path)),
+        teacher=replace(config.teacher, path=local_folder(config.teacher.path)),
+    )
 
 
 def read_inputs(config: Config) -> Inputs:

@@ -1,17 +1,56 @@
-"""From a Hugging Face config.json to the Megatron-Core configuration that computes the same function.
+"""From a Hugging Face config.json to what the Megatron-Core model of the same function needs.
 
-Every field that changes the arithmetic is either translated or refused by name; none is ignored.
+A family is a row of `FAMILIES`. Every field of config.json is translated here or in `rope.py`, or accounted
+for in `config_fields.py`; none is ignored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paced_megatron.errors import UserError
+from paced_megatron.models.config_fields import check_fields
+from paced_megatron.models.rope import RopeScaling, read_rope
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        megatron: the fields of TransformerConfig in which this family differs from the others. The map's rows
+            (`mapping.py`) ask them too, which parameters there are. (A mixture of experts would name its
+            sizes here, and its rows there.)
+        defaults: what transformers takes for a field that config.json leaves out; None: it must be there.
+    """
+
+    megatron: Mapping[str, bool]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+# By config.json's model_type.
+FAMILIES: dict[str, Family] = {
+    # Qwen3-0.6B to 32B: a norm over each head's query and key, no bias.
+    "qwen3": Family(megatron={"qk_layernorm": True, "add_qkv_bias": False}, defaults={"head_dim": 128}),
+    # Qwen2, Qwen2.5, Qwen2.5-Math, Qwen2.5-Coder: a bias on query, key and value.
+    "qwen2": Family(megatron={"qk_layernorm": False, "add_qkv_bias": True}),
+    # Llama-3, 3.1, 3.2 (text): neither; long texts by a stretched rotary embedding (rope.py).
+    "llama": Family(megatron={"qk_layernorm": False, "add_qkv_bias": False}),
+}
+
+# Refused with the reason, since people ask for them.
+_REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        ("qwen3_moe", "qwen2_moe", "mixtral", "deepseek_v2", "deepseek_v3", "olmoe", "gpt_oss", "llama4"),
+        "a mixture of experts",
+    ),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mllama"), "it sees pictures"),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "mamba", "mamba2"), "not all of its layers are attention"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +62,8 @@ class ModelShape:
         vocab_size: rows of the head in the Hugging Face folder; entries beyond it are Megatron's padding.
         rope_theta: base of the rotary embedding.
         layer_norm_eps: added to the mean square under the root (RMSNorm).
+        tied: the head is the embedding.
+        rope_scaling: how the rotary embedding is stretched for long texts; None: not at all.
     """
 
     family: str
@@ -37,71 +78,18 @@ class ModelShape:
     rope_theta: float
     layer_norm_eps: float
     tied: bool
+    rope_scaling: RopeScaling | None = None
 
     def padded_vocab_size(self, tensor_model_parallel_size: int) -> int:
         """The smallest number of rows from `vocab_size` on that every rank can hold an equal part of."""
         return -(-self.vocab_size // tensor_model_parallel_size) * tensor_model_parallel_size
 
 
-@dataclass(frozen=True)
-class Family:
-    """One architecture.
-
-    Attributes:
-        megatron: the fields of TransformerConfig in which this family differs from the others.
-        check: raises UserError for a field of config.json that would change the arithmetic and isn't
-            supported.
-    """
-
-    megatron: Mapping[str, Any]
-    check: Callable[[Mapping[str, Any], Path], None]
-
-
-def _refuse(path: Path, name: str, value: Any, why: str) -> None:
-    raise UserError(f"{path}: {name}={value!r} is not supported ({why})")
-
-
-def _check_qwen3(config: Mapping[str, Any], path: Path) -> None:
-    if config.get("attention_bias"):
-        _refuse(path, "attention_bias", config["attention_bias"], "published Qwen3 models have none")
-
-
-FAMILIES: dict[str, Family] = {
-    "qwen3": Family(megatron={"qk_layernorm": True, "add_qkv_bias": False}, check=_check_qwen3),
-}
-
-
-def _rope_theta(config: Mapping[str, Any], path: Path) -> float:
-    """The rotary base. transformers 5 keeps it in `rope_parameters`, older files at the top; scaling is in
-    either."""
-    rope = config.get("rope_parameters") or {}
-    kind = rope.get("rope_type", "default")
-    if kind != "default":
-        _refuse(path, "rope_parameters.rope_type", kind, "only the unscaled rotary embedding is")
-    if config.get("rope_scaling"):
-        _refuse(path, "rope_scaling", config["rope_scaling"], "only the unscaled rotary embedding is")
-    theta = rope.get("rope_theta", config.get("rope_theta"))
-    if theta is None:
-        raise UserError(f"{path}: rope_theta is missing")
-    return float(theta)
-
-
-def _check_common(config: Mapping[str, Any], path: Path) -> None:
-    if config.get("hidden_act", "silu") != "silu":
-        _refuse(path, "hidden_act", config["hidden_act"], "only silu is")
-    if config.get("use_sliding_window"):
-        _refuse(path, "use_sliding_window", True, "attention is over the whole text")
-    if config.get("attention_dropout"):
-        _refuse(path, "attention_dropout", config["attention_dropout"], "distillation runs without dropout")
-    if config.get("quantization_config"):
-        _refuse(path, "quantization_config", "...", "bring unquantised weights")
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a Hugging Face folder.
 
     Raises:
-        UserError: no such folder, no config.json in it, or it isn't JSON.
+        UserError: no such folder, no config.json in it, or it isn't a JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -110,59 +98,122 @@ def read_config(folder: Path) -> dict[str, Any]:
             "tokenizer)"
         )
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text in UTF-8, so not JSON") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return config
+
+
+def _family(config: Mapping[str, Any], path: Path) -> str:
+    name = config.get("model_type")
+    if name in FAMILIES:
+        return name
+    why = f": {_REFUSED[name]}" if name in _REFUSED else ""
+    raise UserError(
+        f"{path}: model_type={name!r} is not supported{why}; known: {', '.join(sorted(FAMILIES))}"
+    )
+
+
+def _whole_number(config: Mapping[str, Any], name: str, path: Path, default: int | None = None) -> int:
+    value = config.get(name)
+    if value is None:
+        value = default
+    if value is None:
+        raise UserError(f"{path}: {name} is missing")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{path}: {name}={value!r} has to be a whole number above 0")
+    return value
 
 
 def model_shape(folder: Path) -> ModelShape:
     """Read and check the config.json of a Hugging Face folder. Needs no weights and no Megatron.
 
     Raises:
-        UserError: an unknown architecture, or a field that isn't supported, with its name.
+        UserError: an unknown architecture, or a field that is missing or isn't supported, with its name.
     """
     config, path = read_config(folder), folder / "config.json"
-    family = config.get("model_type")
-    if family not in FAMILIES:
+    family = _family(config, path)
+    check_fields(config, path)
+    rope_theta, rope_scaling = read_rope(config, path)
+    heads = _whole_number(config, "num_attention_heads", path)
+    hidden = _whole_number(config, "hidden_size", path)
+    shape = ModelShape(
+        family=family,
+        num_layers=_whole_number(config, "num_hidden_layers", path),
+        hidden_size=hidden,
+        ffn_hidden_size=_whole_number(config, "intermediate_size", path),
+        num_attention_heads=heads,
+        num_query_groups=_whole_number(config, "num_key_value_heads", path),
+        head_dim=_whole_number(
+            config, "head_dim", path, default=FAMILIES[family].defaults.get("head_dim", hidden // heads)
+        ),
+        vocab_size=_whole_number(config, "vocab_size", path),
+        max_position_embeddings=_whole_number(config, "max_position_embeddings", path),
+        rope_theta=rope_theta,
+        layer_norm_eps=_epsilon(config, path),
+        tied=_tied(config, path),
+        rope_scaling=rope_scaling,
+    )
+    if shape.num_attention_heads % shape.num_query_groups:
         raise UserError(
-            f"{path}: model_type={family!r} is not supported; known: {', '.join(sorted(FAMILIES))}"
+            f"{path}: num_key_value_heads={shape.num_query_groups} does not divide "
+            f"num_attention_heads={heads}"
         )
-    _check_common(config, path)
-    FAMILIES[family].check(config, path)
-    try:
-        return ModelShape(
-            family=family,
-            num_layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            ffn_hidden_size=config["intermediate_size"],
-            num_attention_heads=config["num_attention_heads"],
-            num_query_groups=config["num_key_value_heads"],
-            head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-            vocab_size=config["vocab_size"],
-            max_position_embeddings=config["max_position_embeddings"],
-            rope_theta=_rope_theta(config, path),
-            layer_norm_eps=config["rms_norm_eps"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]} is missing") from None
+    if shape.head_dim % 2:
+        raise UserError(f"{path}: head_dim={shape.head_dim} is odd; a rotary embedding turns pairs")
+    return shape
 
 
-def check_layout(shape: ModelShape, folder: Path, tensor_model_parallel_size: int) -> None:
-    """Raise UserError when tensor parallelism can't cut this model into equal parts."""
+def _epsilon(config: Mapping[str, Any], path: Path) -> float:
+    value = config.get("rms_norm_eps")
+    if value is None:
+        raise UserError(f"{path}: rms_norm_eps is missing")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise UserError(f"{path}: rms_norm_eps={value!r} has to be a number from 0 on")
+    return float(value)
+
+
+def _tied(config: Mapping[str, Any], path: Path) -> bool:
+    value = config.get("tie_word_embeddings", False)
+    if not isinstance(value, bool):
+        raise UserError(f"{path}: tie_word_embeddings={value!r} has to be true or false")
+    return value
+
+
+def check_layout(
+    shape: ModelShape,
+    folder: Path,
+    tensor_model_parallel_size: int,
+    pipeline_model_parallel_size: int = 1,
+    virtual_pipeline_model_parallel_size: int | None = None,
+) -> None:
+    """Raise UserError when a layout can't cut this model into equal parts, and say which one can."""
     tp = tensor_model_parallel_size
-    for name, size in (
-        ("num_attention_heads", shape.num_attention_heads),
-        ("num_key_value_heads", shape.num_query_groups),
-        ("intermediate_size", shape.ffn_hidden_size),
-    ):
+    divided = {
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_query_groups,
+        "intermediate_size": shape.ffn_hidden_size,
+    }
+    for name, size in divided.items():
         if size % tp:
-            fits = [
-                n
-                for n in range(1, tp)
-                if shape.num_query_groups % n == 0 and shape.num_attention_heads % n == 0
-            ]
+            fits = max(n for n in range(1, tp) if not any(other % n for other in divided.values()))
             raise UserError(
                 f"parallel.tensor_model_parallel_size={tp} does not divide {name}={size} of {folder}; try "
-                f"{max(fits)}"
+                f"{fits}"
             )
+    stages, chunks = pipeline_model_parallel_size, virtual_pipeline_model_parallel_size or 1
+    if chunks > 1 and stages == 1:
+        raise UserError(
+            f"virtual_pipeline_model_parallel_size={chunks} needs pipeline_model_parallel_size of 2 or more"
+        )
+    if shape.num_layers % (stages * chunks):
+        fits = max(n for n in range(1, stages * chunks) if shape.num_layers % n == 0)
+        times = f" x virtual_pipeline_model_parallel_size={chunks}" if chunks > 1 else ""
+        raise UserError(
+            f"pipeline_model_parallel_size={stages}{times} does not divide num_hidden_layers="
+            f"{shape.num_layers} of {folder}; try {fits}{' in all' if chunks > 1 else ''}"
+        )

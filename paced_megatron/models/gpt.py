@@ -7,17 +7,26 @@ weight that turns them into logits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.pipeline_parallel.utils import (
+    is_pp_first_stage,
+    is_pp_last_stage,
+    is_vp_first_stage,
+    is_vp_last_stage,
+)
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
+from torch.nn import Parameter
 
 from paced_megatron.models.families import FAMILIES, ModelShape
+from paced_megatron.models.rope import llama3_frequencies, unscaled_frequencies
 
 
 class HiddenStatesModel(GPTModel):
@@ -36,13 +45,19 @@ class HiddenStatesModel(GPTModel):
 
 
 def transformer_config(
-    shape: ModelShape, *, tensor_model_parallel_size: int, params_dtype: torch.dtype
+    shape: ModelShape,
+    *,
+    tensor_model_parallel_size: int,
+    params_dtype: torch.dtype,
+    pipeline_model_parallel_size: int = 1,
+    virtual_pipeline_model_parallel_size: int | None = None,
 ) -> TransformerConfig:
     """The configuration under which Megatron-Core computes what transformers computes for this model.
 
     Fusions are off: they need CUDA extensions or change the rounding, and the layer spec here is Megatron's
-        own (local) one.
+    own (local) one.
     """
+    virtual = virtual_pipeline_model_parallel_size
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
@@ -65,9 +80,16 @@ def transformer_config(
         persist_layer_norm=False,
         gradient_accumulation_fusion=False,
         tensor_model_parallel_size=tensor_model_parallel_size,
+        pipeline_model_parallel_size=pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=virtual,
+        # With two stages of two chunks Megatron's default way to pass gradients back is silently wrong under
+        # gloo (tests/models/test_layouts.py compares them with transformers').
+        overlap_p2p_comm=virtual is not None,
+        batch_p2p_comm=virtual is None,
         params_dtype=params_dtype,
         pipeline_dtype=params_dtype,
         bf16=params_dtype == torch.bfloat16,
+        fp16=params_dtype == torch.float16,
         # Every weight is read from a folder, so drawing random ones first would be wasted.
         perform_initialization=False,
         # Our loss is a sum with its denominator inside: Megatron's schedule is not to divide it again
@@ -77,26 +99,76 @@ def transformer_config(
     )
 
 
-def build_model(
-    shape: ModelShape, groups: ProcessGroupCollection, params_dtype: torch.dtype
-) -> HiddenStatesModel:
-    """An empty model of this shape, this rank's part, on Megatron's current device.
+def build_chunks(
+    shape: ModelShape,
+    groups: ProcessGroupCollection,
+    params_dtype: torch.dtype,
+    virtual_pipeline_model_parallel_size: int | None = None,
+) -> list[HiddenStatesModel]:
+    """This rank's parts of an empty model, on Megatron's current device: one for each of its virtual pipeline
+    stages, in their order; one in all without them.
 
     Args:
         shape: what `model_shape` read from the folder.
-        groups: the process groups that share the model; the size of `groups.tp` cuts it.
+        groups: the process groups that share the model; the sizes of `groups.tp` and `groups.pp` cut it.
         params_dtype: dtype of parameters and activations.
     """
-    tp = groups.tp.size()
-    config = transformer_config(shape, tensor_model_parallel_size=tp, params_dtype=params_dtype)
-    spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
-    return HiddenStatesModel(
-        config=config,
-        transformer_layer_spec=spec,
-        vocab_size=shape.padded_vocab_size(tp),
-        max_sequence_length=shape.max_position_embeddings,
-        position_embedding_type="rope",
-        rotary_base=shape.rope_theta,
-        share_embeddings_and_output_weights=shape.tied,
-        pg_collection=groups,
+    tp, virtual = groups.tp.size(), virtual_pipeline_model_parallel_size
+    config = transformer_config(
+        shape,
+        tensor_model_parallel_size=tp,
+        params_dtype=params_dtype,
+        pipeline_model_parallel_size=groups.pp.size(),
+        virtual_pipeline_model_parallel_size=virtual,
     )
+    spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
+    chunks = [
+        HiddenStatesModel(
+            config=config,
+            transformer_layer_spec=spec,
+            vocab_size=shape.padded_vocab_size(tp),
+            max_sequence_length=shape.max_position_embeddings,
+            pre_process=is_vp_first_stage(stage, virtual) and is_pp_first_stage(groups.pp),
+            post_process=is_vp_last_stage(stage, virtual) and is_pp_last_stage(groups.pp),
+            position_embedding_type="rope",
+            rotary_base=shape.rope_theta,
+            share_embeddings_and_output_weights=shape.tied,
+            pg_collection=groups,
+            vp_stage=stage,
+        )
+        for stage in ([None] if virtual is None else range(virtual))
+    ]
+    if shape.rope_scaling is not None:
+        frequencies = llama3_frequencies(
+            unscaled_frequencies(shape.rope_theta, shape.head_dim), shape.rope_scaling
+        )
+        for chunk in chunks:
+            chunk.rotary_pos_emb.inv_freq = frequencies.to(chunk.rotary_pos_emb.inv_freq.device)
+    return chunks
+
+
+def build_model(
+    shape: ModelShape, groups: ProcessGroupCollection, params_dtype: torch.dtype
+) -> HiddenStatesModel:
+    """`build_chunks` without virtual pipeline stages: this rank's only part."""
+    (model,) = build_chunks(shape, groups, params_dtype)
+    return model
+
+
+def parameters_by_name(model: GPTModel | Sequence[GPTModel]) -> dict[str, Parameter]:
+    """This rank's parameters, of all its chunks, under the names that the map uses.
+
+    A pipeline stage counts its layers from 0; the map counts them in the whole model. Megatron tells each
+    layer its number there (from 1).
+    """
+    chunks = [model] if isinstance(model, GPTModel) else model
+    found: dict[str, Parameter] = {}
+    for chunk in chunks:
+        whole = {
+            f"decoder.layers.{here}.": f"decoder.layers.{layer.layer_number - 1}."
+            for here, layer in enumerate(chunk.decoder.layers)
+        }
+        for name, parameter in chunk.named_parameters():
+            prefix = ".".join(name.split(".", 3)[:3]) + "."
+            found[name.replace(prefix, whole[prefix], 1) if prefix in whole else name] = parameter
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,84 +13,158 @@ from torch import Tensor
 
 from paced_megatron.errors import UserError
 from paced_megatron.models.families import ModelShape
-from paced_megatron.models.mapping import hugging_face_names
+from paced_megatron.models.mapping import hugging_face_shapes
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """A tensor that is still in its file; `tensor[a:b]` and `tensor[:, a:b]` read that part of it.
+
+    Attributes:
+        shape: read from the file's header.
+        dtype: safetensors' name of it, e.g. "BF16".
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    _slice: Any
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self._slice[index]
 
 
 class WeightFiles:
-    """A folder's tensors by name, read one at a time from one file or from shards with an index."""
+    """A folder's tensors by name, from one file or from shards with an index. Each file is opened once, when
+    first asked, and stays open (mapped, not read) as long as this object lives.
+
+    Raises:
+        UserError: there are no safetensors here, or it isn't clear which.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._open_files: dict[Path, Any] = {}
         self._file_of = self._index()
 
     def _index(self) -> dict[str, Path]:
-        if (self.folder / INDEX).is_file():
-            try:
-                named = json.loads((self.folder / INDEX).read_text())["weight_map"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise UserError(
-                    f"{self.folder / INDEX}: not an index of safetensors (no weight_map)"
-                ) from None
-            return {name: self.folder / file for name, file in named.items()}
-        single = self.folder / SINGLE
-        if not single.is_file():
+        index, single = self.folder / INDEX, self.folder / SINGLE
+        if index.is_file() and single.is_file():
             raise UserError(
-                f"{self.folder}: neither {SINGLE} nor {INDEX} here (pickled weights are not read)"
+                f"{self.folder}: both {SINGLE} and {INDEX} are here; remove the one that is stale"
             )
-        with self._open(single) as file:
-            return dict.fromkeys(file.keys(), single)
+        if single.is_file():
+            return dict.fromkeys(self._open(single).keys(), single)
+        if index.is_file():
+            return {name: self.folder / file for name, file in self._indexed(index).items()}
+        pickles = sorted(path.name for path in self.folder.glob("*.bin")) + sorted(
+            path.name for path in self.folder.glob("*.pt*")
+        )
+        if pickles:
+            raise UserError(
+                f"{self.folder}: {pickles[0]} is a pickle, and pickled weights are not read, since that runs "
+                "code from the file; save the model as safetensors"
+            )
+        raise UserError(f"{self.folder}: neither {SINGLE} nor {INDEX} is here")
 
     @staticmethod
-    def _open(path: Path) -> Any:
+    def _indexed(index: Path) -> dict[str, str]:
         try:
-            return safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: can't be read as safetensors ({error})") from None
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            named = {str(name): str(file) for name, file in named.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{index}: not an index of safetensors (no weight_map)") from None
+        for name, file in named.items():
+            if not file.endswith(".safetensors") or Path(file).name != file:
+                raise UserError(
+                    f"{index}: tensor {name} is said to be in {file!r}, which is not a .safetensors file "
+                    "beside the index (pickled weights are not read)"
+                )
+        return named
+
+    def _open(self, path: Path) -> Any:
+        if path not in self._open_files:
+            try:
+                self._open_files[path] = safe_open(path, framework="pt")
+            except FileNotFoundError:
+                raise UserError(f"{path}: missing, though {INDEX} names it") from None
+            except (SafetensorError, OSError) as error:
+                raise UserError(
+                    f"{path}: can't be read as safetensors ({error}); truncated, or another kind of file"
+                ) from None
+        return self._open_files[path]
 
     def names(self) -> set[str]:
         return set(self._file_of)
 
     def check_readable(self) -> None:
-        """Open every file once, so that a missing or truncated shard is known before anything is loaded."""
+        """Open every file, so that a missing or truncated shard is known before anything is loaded."""
         for path in sorted(set(self._file_of.values())):
-            with self._open(path) as file:
-                absent = {name for name, holder in self._file_of.items() if holder == path} - set(file.keys())
+            held = set(self._open(path).keys())
+            absent = {name for name, holder in self._file_of.items() if holder == path} - held
             if absent:
                 raise UserError(
                     f"{path}: tensor {min(absent)} is missing, though {INDEX} says that it is here"
                 )
 
-    def __getitem__(self, name: str) -> Tensor:
-        """The whole tensor, on the CPU, in the folder's dtype.
+    def part_of(self, name: str) -> FileTensor:
+        """The tensor, to be cut before it is read.
 
         Raises:
             UserError: the folder has no tensor of this name.
         """
         if name not in self._file_of:
             raise UserError(f"{self.folder}: tensor {name} is missing")
-        with self._open(self._file_of[name]) as file:
-            return file.get_tensor(name)
+        inside = self._open(self._file_of[name]).get_slice(name)
+        return FileTensor(tuple(inside.get_shape()), inside.get_dtype(), inside)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The whole tensor, on the CPU, in the folder's dtype. It is the mapped file itself, not a copy: what
+        is written to it stays in memory.
+
+        Raises:
+            UserError: the folder has no tensor of this name.
+        """
+        if name not in self._file_of:
+            raise UserError(f"{self.folder}: tensor {name} is missing")
+        return self._open(self._file_of[name]).get_tensor(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        """A tensor's dtype, for the reading of one row."""
-        with self._open(self._file_of[name]) as file:
-            return file.get_slice(name)[:1].dtype
+        """A tensor's dtype, from the file's header."""
+        return DTYPES[self.part_of(name).dtype]
+
+
+def _is_superfluous(name: str, shape: ModelShape) -> bool:
+    """A tensor that some folders hold and transformers doesn't read: a tied head written a second time, and
+    the rotary embedding's frequencies, which follow from config.json."""
+    return (shape.tied and name == "lm_head.weight") or name.endswith(".rotary_emb.inv_freq")
 
 
 def check_weights(folder: Path, shape: ModelShape) -> None:
     """Reads headers only.
 
     Raises:
-        UserError: the folder's tensors are not exactly those of the map, or a file can't be read.
+        UserError: the folder's tensors are not exactly those of the map, one has another shape or isn't made
+            of floating-point numbers, or a file can't be read.
     """
     files = WeightFiles(folder)
     files.check_readable()
-    wanted, found = hugging_face_names(shape), files.names()
-    if shape.tied:
-        found -= {"lm_head.weight"}  # some folders write the tied head a second time
-    for problem, names in (("is missing", wanted - found), ("has no place in the map", found - wanted)):
+    wanted = hugging_face_shapes(shape)
+    found = {name for name in files.names() if name in wanted or not _is_superfluous(name, shape)}
+    for problem, names in (
+        ("is missing", wanted.keys() - found),
+        ("has no place in the map", found - wanted.keys()),
+    ):
         if names:
             rest = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise UserError(f"{folder}: tensor {min(names)} {problem}{rest}")
+    for name, size in wanted.items():
+        tensor = files.part_of(name)
+        if tensor.shape != size:
+            raise UserError(
+                f"{folder}: tensor {name} has shape {list(tensor.shape)}, but config.json says {list(size)}"
+            )
+        if tensor.dtype not in DTYPES:
+            raise UserError(f"{folder}: tensor {name} is stored as {tensor.dtype}; bring unquantised weights")

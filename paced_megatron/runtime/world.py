@@ -41,21 +41,32 @@ class World:
         return self.rank == 0
 
 
-def parallel_groups(tensor_model_parallel_size: int, seed: int) -> ProcessGroupCollection:
-    """Megatron's groups over the processes of the default group: neighbours share a model (TP), the rest is
-    data parallel.
+def parallel_groups(
+    tensor_model_parallel_size: int,
+    seed: int,
+    pipeline_model_parallel_size: int = 1,
+    virtual_pipeline_model_parallel_size: int | None = None,
+) -> ProcessGroupCollection:
+    """Megatron's groups over the processes of the default group: neighbours share each layer (TP), ranks
+    further apart the layers between them (PP), the rest is data parallel.
 
     Megatron's random states are seeded too: its attention asks for them, also where there is no dropout.
 
     Raises:
-        UserError: the number of processes is no multiple of `tensor_model_parallel_size`.
+        UserError: the number of processes is no multiple of what one model takes.
     """
-    if dist.get_world_size() % tensor_model_parallel_size:
+    tp, pp = tensor_model_parallel_size, pipeline_model_parallel_size
+    if dist.get_world_size() % (tp * pp):
+        pipelined = f" x pipeline_model_parallel_size={pp}" if pp > 1 else ""
         raise UserError(
             f"{dist.get_world_size()} processes can't be divided into groups of "
-            f"parallel.tensor_model_parallel_size={tensor_model_parallel_size}"
+            f"parallel.tensor_model_parallel_size={tp}{pipelined}"
         )
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_model_parallel_size)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tp,
+        pipeline_model_parallel_size=pp,
+        virtual_pipeline_model_parallel_size=virtual_pipeline_model_parallel_size,
+    )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return ProcessGroupCollection.use_mpu_process_groups()
 

@@ -118,7 +118,8 @@ MISTAKES = {
         "student: {path: student}",
         "student:",
         5,
-        "missing key student.path: Hugging Face folder: config.json, *.safetensors and the tokenizer's files",
+        "missing key student.path: Hugging Face folder: config.json, *.safetensors and the tokenizer's files"
+        "; where there is none, a model's name on the hub, e.g. `Qwen/Qwen3-0.6B`",
     ),
     "missing section": ("student: {path: student}\n", "", 0, "missing key student, a section"),
     "missing key in a list": (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from transformers import AutoConfig, Qwen3Config
 
 from paced_megatron.errors import UserError
-from paced_megatron.models.families import check_layout, model_shape
-from paced_megatron.models.weight_files import check_weights
+from paced_megatron.models.config_fields import CHECKED, HARMLESS, TRANSLATED
+from paced_megatron.models.families import FAMILIES, check_layout, model_shape
 from tiny_models import make_tiny_qwen3
 
 
@@ -38,19 +39,91 @@ def test_rope_theta_is_read_from_the_old_place_too(folder):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model_type", "llama"),
+        ("model_type", "gemma3"),
+        ("model_type", None),
+        ("architectures", ["Qwen3ForSequenceClassification"]),
         ("hidden_act", "gelu"),
         ("use_sliding_window", True),
+        ("layer_types", ["full_attention", "sliding_attention", "full_attention"]),
         ("attention_bias", True),
+        ("mlp_bias", True),
         ("attention_dropout", 0.1),
+        ("partial_rotary_factor", 0.5),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
         ("quantization_config", {"bits": 4}),
+        ("auto_map", {"AutoModelForCausalLM": "modeling.Own"}),
+        ("is_encoder_decoder", True),
+        ("tie_word_embeddings", "yes"),
+        ("logits_scaling", 8.0),
+        ("final_logit_softcapping", 30.0),
+        ("num_experts", 64),
+        ("a_field_of_next_year", 3),
     ],
 )
 def test_a_field_that_would_change_the_arithmetic_is_refused_by_name(folder, name, value):
     change(folder, **{name: value})
     with pytest.raises(UserError, match=name):
         model_shape(folder)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "qwen2_moe", "mixtral"])
+def test_a_mixture_of_experts_is_refused_as_such(folder, model_type):
+    change(folder, model_type=model_type)
+    with pytest.raises(UserError, match=rf"model_type='{model_type}'.*a mixture of experts"):
+        model_shape(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("torch_dtype", "bfloat16"),
+        ("max_window_layers", 28),
+        ("sliding_window", 4096),
+        ("initializer_range", 0.5),
+        ("transformers_version", "4.44.0"),
+        ("use_cache", False),
+        ("temperature", 0.6),
+        ("mlp_bias", False),
+        ("partial_rotary_factor", 1.0),
+        ("a_field_of_next_year", None),
+        ("a_switch_of_next_year", False),
+    ],
+)
+def test_a_field_that_leaves_the_arithmetic_alone_changes_nothing(folder, name, value):
+    before = model_shape(folder)
+    change(folder, **{name: value})
+    assert model_shape(folder) == before
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_every_field_that_transformers_writes_is_accounted_for(model_type):
+    known = TRANSLATED | HARMLESS.keys() | CHECKED.keys()
+    written = AutoConfig.for_model(model_type).to_dict().keys()
+    assert written <= known, f"name them in models/config_fields.py: {sorted(written - known)}"
+    assert not TRANSLATED & HARMLESS.keys() and not HARMLESS.keys() & CHECKED.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("hidden_size", None, "hidden_size is missing"),
+        ("num_key_value_heads", 3, "num_key_value_heads=3 does not divide num_attention_heads=4"),
+        ("head_dim", 15, "head_dim=15 is odd"),
+        ("vocab_size", "many", "vocab_size='many' has to be a whole number"),
+        ("num_hidden_layers", 0, "num_hidden_layers=0"),
+        ("rms_norm_eps", None, "rms_norm_eps is missing"),
+        ("rms_norm_eps", "1e-6", "rms_norm_eps='1e-6'"),
+    ],
+)
+def test_a_size_that_is_missing_or_impossible_is_named(folder, name, value, told):
+    change(folder, **{name: value})
+    with pytest.raises(UserError, match=told):
+        model_shape(folder)
+
+
+def test_a_qwen3_without_head_dim_has_what_transformers_takes(folder):
+    change(folder, head_dim=None)
+    assert model_shape(folder).head_dim == Qwen3Config().head_dim == 128
 
 
 def test_scaled_rope_in_the_new_place_is_refused(folder):
@@ -73,24 +146,14 @@ def test_a_layout_that_does_not_divide_the_heads_is_refused_with_one_that_does(f
         check_layout(model_shape(folder), folder, 4)
 
 
-def test_a_missing_tensor_and_one_too_many_are_named(folder):
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "model.safetensors")
-    norm = tensors.pop("model.norm.weight")
-    save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"model\.norm\.weight is missing"):
-        check_weights(folder, model_shape(folder))
-    save_file(tensors | {"model.norm.weight": norm, "extra": norm.clone()}, folder / "model.safetensors")
-    with pytest.raises(UserError, match="extra has no place in the map"):
-        check_weights(folder, model_shape(folder))
-
-
-def test_a_truncated_file_and_a_missing_one_are_named(folder):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"model\.safetensors: can't be read"):
-        check_weights(folder, model_shape(folder))
-    file.unlink()
-    with pytest.raises(UserError, match=r"neither model\.safetensors nor"):
-        check_weights(folder, model_shape(folder))
+def test_a_pipeline_that_does_not_divide_the_layers_is_refused_with_one_that_does(folder):
+    shape = model_shape(folder)
+    check_layout(shape, folder, 1, 3)
+    with pytest.raises(
+        UserError, match=r"pipeline_model_parallel_size=2 does not divide num_hidden_layers=3"
+    ):
+        check_layout(shape, folder, 1, 2)
+    with pytest.raises(UserError, match=r"virtual_pipeline_model_parallel_size=2 does not divide.*try 3"):
+        check_layout(shape, folder, 1, 3, 2)
+    with pytest.raises(UserError, match=r"virtual_pipeline_model_parallel_size=3 needs"):
+        check_layout(shape, folder, 1, 1, 3)

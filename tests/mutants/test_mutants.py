@@ -24,6 +24,7 @@ FUSED, SPECIAL = "tests/divergence/test_fused.py", "tests/divergence/test_specia
 REFERENCE = "tests/divergence/test_reference.py"
 CONFORMS = f"{FUSED}::test_value_by_products_and_gradients_equal_the_reference"
 OTHER_GROUPS = f"{FUSED}::test_a_group_of_ranks_1_and_3_is_right_while_ranks_0_and_2_run_another_batch"
+LOGITS = "tests/models/test_logits.py::test_logits_on_one_process_are_those_of_transformers"
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ MUTANTS = [
     Mutant(
         "KV groups are put in the opposite order",
         "paced_megatron/models/mapping.py",
-        "fused = torch.cat([query, key, value], dim=1).chunk(cut.tp)[rank]",
-        "fused = torch.cat([query, key, value], dim=1).flip(0).chunk(cut.tp)[rank]",
+        "torch.cat([query, key, value], dim=1).flatten(0, 2)",
+        "torch.cat([query, key, value], dim=1).flip(0).flatten(0, 2)",
         "tests/models/test_folder.py"
         "::test_logits_are_those_of_transformers_and_the_export_is_the_import[1-False]",
     ),
@@ -168,6 +169,69 @@ MUTANTS = [
         "teacher <= threshold.unsqueeze(-1)",
         f"{REFERENCE}"
         "::test_akl_parts_head_and_tail_by_the_official_rule_and_keeps_ties_together[fused_share]",
+    ),
+    Mutant(
+        "llama's stretched rope is left out",
+        "paced_megatron/models/gpt.py",
+        "if shape.rope_scaling is not None:",
+        "if False:",
+        f"{LOGITS}[False-llama]",
+    ),
+    Mutant(
+        "the norms of query and key are swapped",
+        "paced_megatron/models/mapping.py",
+        """        {"self_attn.q_norm.weight": "head"},
+        "replicated",
+        where="qk_layernorm",
+    ),
+    _Row(
+        "self_attention.k_layernorm.weight",
+        {"self_attn.k_norm.weight": "head"},""",
+        """        {"self_attn.k_norm.weight": "head"},
+        "replicated",
+        where="qk_layernorm",
+    ),
+    _Row(
+        "self_attention.k_layernorm.weight",
+        {"self_attn.q_norm.weight": "head"},""",
+        f"{LOGITS}[False-qwen3]",
+    ),
+    Mutant(
+        "gate and up are swapped",
+        "paced_megatron/models/mapping.py",
+        '{"mlp.gate_proj.weight": "ffn hidden", "mlp.up_proj.weight": "ffn hidden"}',
+        '{"mlp.up_proj.weight": "ffn hidden", "mlp.gate_proj.weight": "ffn hidden"}',
+        f"{LOGITS}[False-llama]",
+    ),
+    Mutant(
+        "query heads are dealt to the KV groups in turn",
+        "paced_megatron/models/mapping.py",
+        "_rows(tensor, cut, rank).unflatten(0, (groups, -1, dim))",
+        "_rows(tensor, cut, rank).unflatten(0, (-1, groups, dim)).transpose(0, 1)",
+        f"{LOGITS}[False-llama]",
+    ),
+    Mutant(
+        "the bias of query, key and value is dropped",
+        "paced_megatron/models/folder.py",
+        "parameter.copy_(part)",
+        'parameter.copy_(torch.zeros_like(part) if name.endswith("bias") else part)',
+        f"{LOGITS}[False-qwen2]",
+    ),
+    Mutant(
+        "a tied head is a parameter of its own",
+        "paced_megatron/models/gpt.py",
+        "share_embeddings_and_output_weights=shape.tied",
+        "share_embeddings_and_output_weights=False",
+        "tests/models/test_logits.py"
+        "::test_a_tied_head_is_the_embedding_itself_and_an_untied_one_is_not[qwen3]",
+    ),
+    Mutant(
+        "every pipeline stage takes its layers for the model's first",
+        "paced_megatron/models/gpt.py",
+        "{layer.layer_number - 1}",
+        "{here}",
+        "tests/models/test_real_sizes.py"
+        "::test_every_megatron_parameter_of_every_stage_is_filled_and_none_twice[Qwen2.5-0.5B-Instruct]",
     ),
 ]
 
