@@ -38,7 +38,7 @@ def weighted_divergence(
     sequence_parallel: bool = False,
     compute_grad: bool,
     main_grad: Tensor | None = None,
-    workspace_mb: float = 256.0,
+    workspace_mb: float | None = None,
 ) -> DivergenceResult:
     """sum_m weights_m D(p_S, p_T) at token token_indices_m, p = softmax(z / temperature) over vocab_size ids.
 
@@ -64,7 +64,9 @@ def weighted_divergence(
         whatever gradient comes in from upstream; autograd then hands the head none. Without it the head's
         gradient comes back in the head's dtype. Between forward and backward one [V_r, H_s] gradient is held
         either way.
-    workspace_mb: MB (2**20 bytes) for all that grows with tokens x vocabulary. Chunks are cut by it.
+    workspace_mb: MB (2**20 bytes) for all that grows with tokens x vocabulary. Chunks are cut by it. None: as
+        much as the head's gradient takes (V_r x H_s numbers), at least 256; with less, time goes into reading
+        the heads once more for every chunk (docs/performance.md).
 
     Everything is computed in float32, or float64 where one of the four inputs is: logits of bf16 hidden
     states are never rounded to bf16, which spoils the gradient by 33 % at 0.0066 nats per token.
@@ -97,13 +99,7 @@ def weighted_divergence(
         scaled = weights.double() * (temperature**2 if temperature_squared else 1.0)
         gradients = None
         if compute_grad:
-            gradients = Gradients(
-                scaled.to(tokens.dtype),
-                torch.zeros_like(tokens.student_hidden, dtype=tokens.dtype)
-                if student_hidden.requires_grad
-                else None,
-                torch.zeros_like(student_head, dtype=tokens.dtype) if student_head.requires_grad else None,
-            )
+            gradients = Gradients.of(scaled, student_hidden, student_head, tokens, shard)
         statistics = prepared.walk(gradients)
         loss = (scaled * statistics.divergence.double()).sum().to(tokens.dtype)
         if gradients is None:
@@ -132,7 +128,7 @@ def divergence_statistics(
     token_indices: Tensor | None = None,
     group: ProcessGroup | None = None,
     sequence_parallel: bool = False,
-    workspace_mb: float = 256.0,
+    workspace_mb: float | None = None,
 ) -> DivergenceStatistics:
     """The per-token numbers of `weighted_divergence` and nothing else: no weights, no loss, no gradients.
 
@@ -180,10 +176,20 @@ class _GradientsAtHand(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
-        to_hidden = None if hidden_grad is None else hidden_grad * upstream
+        to_hidden = None if hidden_grad is None else _times(hidden_grad, upstream)
         to_head = None
         if head_grad is not None and ctx.main_grad is not None:
             ctx.main_grad.addcmul_(head_grad, upstream.to(head_grad.dtype))  # no second [V_r, H_s] tensor
         elif head_grad is not None:
-            to_head = head_grad * upstream
+            to_head = _times(head_grad, upstream)
         return to_hidden, to_head, None, None, None, None
+
+
+def _times(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The product; where upstream is 1, on a CPU, the gradient itself, for a second [V_r, H_s] tensor costs.
+
+    It may be handed out: it is a saved tensor, so that a second backward pass raises if somebody has written
+    to it since, and `.grad` takes a copy of it where the graph is retained. A device would have to be waited
+    for to know.
+    """
+    return gradient if upstream.device.type == "cpu" and upstream == 1 else gradient * upstream
