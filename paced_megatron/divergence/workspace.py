@@ -16,7 +16,7 @@ LEAST_MB = 256.0
 """of a workspace that follows the head"""
 
 ALIGNMENT = 64
-"""tokens: a matrix product with another number of rows is slower by up to a tenth; 171 against 192 were tried"""
+"""tokens: products with another number of rows are slower, with 171 than with 192 for one (docs/performance.md)"""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def padded(head: Tensor, rows: int, seed: int) -> Tensor:
 
 @cache
 def workspace_for(tokens: int, rows: int, of: torch.dtype, dtype: torch.dtype, buffers: int) -> float:
-    """The workspace in MB that gives chunks of so many tokens, with heads of dtype `of`, computed in dtype."""
+    """The workspace in MB that gives chunks of so many tokens; heads of dtype `of`, computed in dtype."""
     heads = torch.empty(rows, STUDENT_SIZE, dtype=of), torch.empty(rows, TEACHER_SIZE, dtype=of)
     low, high = 0.0, 64.0
     for _ in range(60):

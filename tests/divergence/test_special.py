@@ -160,6 +160,18 @@ def test_two_backward_passes_add_up() -> None:
     torch.testing.assert_close(hidden.grad, 2 * once)
 
 
+def test_a_gradient_that_was_handed_out_and_written_to_is_not_handed_out_again() -> None:
+    """With 1 from upstream no copy is made; a second backward pass says so instead of being wrong."""
+    hidden = case_of(Spec()).student_hidden.clone().requires_grad_()
+    loss = call(student_hidden=hidden).loss
+    (handed_out,) = torch.autograd.grad(loss, hidden, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, hidden, retain_graph=True)
+    assert torch.equal(handed_out, again)
+    handed_out.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_without_compute_grad_the_numbers_are_the_same_and_the_loss_has_no_graph() -> None:
     for divergence, parameter in ONE_EACH:
         with_grad, without = (
