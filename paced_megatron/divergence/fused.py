@@ -70,7 +70,8 @@ def weighted_divergence(
 
     Everything is computed in float32, or float64 where one of the four inputs is: logits of bf16 hidden
     states are never rounded to bf16, which spoils the gradient by 33 % at 0.0066 nats per token.
-    The hidden gradient is summed over chunks and ranks in that dtype, then cast to the hidden states'.
+    The hidden gradient is summed over chunks and ranks in that dtype, then cast to the hidden states'
+    (float16: after the factor from upstream, which may be a GradScaler's).
     Formulas: docs/method.md, 2.
 
     Raises ValueError, before any collective, for what does not fit: a shape, dtype or device, an unknown
@@ -107,9 +108,11 @@ def weighted_divergence(
 
         hidden_grad, head_grad = gradients.hidden, gradients.head
         if hidden_grad is not None:
-            hidden_grad = shard.reduce_tokens(hidden_grad, scatter=sequence_parallel).to(student_hidden.dtype)
+            hidden_grad = _held(
+                shard.reduce_tokens(hidden_grad, scatter=sequence_parallel), student_hidden.dtype
+            )
         if head_grad is not None:
-            head_grad = head_grad.to((student_head if main_grad is None else main_grad).dtype)
+            head_grad = _held(head_grad, (student_head if main_grad is None else main_grad).dtype)
     loss = _GradientsAtHand.apply(student_hidden, student_head, loss, hidden_grad, head_grad, main_grad)
     return DivergenceResult(**vars(statistics), loss=loss)
 
@@ -169,6 +172,7 @@ class _GradientsAtHand(torch.autograd.Function):
         main_grad: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(hidden_grad, head_grad)
+        ctx.dtypes = student_hidden.dtype, student_head.dtype
         ctx.main_grad = main_grad
         return loss.clone()
 
@@ -176,20 +180,28 @@ class _GradientsAtHand(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
-        to_hidden = None if hidden_grad is None else _times(hidden_grad, upstream)
+        to_hidden = None if hidden_grad is None else _times(hidden_grad, upstream, ctx.dtypes[0])
         to_head = None
         if head_grad is not None and ctx.main_grad is not None:
             ctx.main_grad.addcmul_(head_grad, upstream.to(head_grad.dtype))  # no second [V_r, H_s] tensor
         elif head_grad is not None:
-            to_head = _times(head_grad, upstream)
+            to_head = _times(head_grad, upstream, ctx.dtypes[1])
         return to_hidden, to_head, None, None, None, None
 
 
-def _times(gradient: Tensor, upstream: Tensor) -> Tensor:
+def _held(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the dtype that it will have, from forward to backward; but float16 would lose the small numbers that
+    an upstream factor (torch's GradScaler) is there to save."""
+    return gradient if dtype == torch.float16 else gradient.to(dtype)
+
+
+def _times(gradient: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
     """The product; where upstream is 1, on a CPU, the gradient itself, for a second [V_r, H_s] tensor costs.
 
     It may be handed out: it is a saved tensor, so that a second backward pass raises if somebody has written
     to it since, and `.grad` takes a copy of it where the graph is retained. A device would have to be waited
     for to know.
     """
-    return gradient if upstream.device.type == "cpu" and upstream == 1 else gradient * upstream
+    if upstream.device.type == "cpu" and upstream == 1:
+        return gradient.to(dtype)
+    return (gradient * upstream).to(dtype)

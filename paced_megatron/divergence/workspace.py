@@ -16,7 +16,7 @@ LEAST_MB = 256.0
 """of a workspace that follows the head"""
 
 ALIGNMENT = 64
-"""tokens: products with another number of rows are slower, with 171 than with 192 for one (docs/performance.md)"""
+"""tokens: products with another number of rows are slower, with 171 than with 192 (docs/performance.md)"""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from paced_megatron.divergence.workspace import Workspace
 
 # All sizes differ, and none but TOKENS is divided by 2 or 4.
 TOKENS, VOCAB, STUDENT_SIZE, TEACHER_SIZE = 24, 203, 19, 27
-# Head rows a rank; the last rank has padding, which is filled with garbage.
-ROWS = {1: 210, 2: 110, 4: 60}
+# Head rows a rank; the last rank has padding, which is filled with garbage, and of eight nothing else.
+ROWS = {1: 210, 2: 110, 4: 60, 8: 30}
 GARBAGE = 1e3
 MAIN_GRAD = 2.0**-6  # what is there before; small, as float32 rounds the sum
 # Every divergence with the parameters it is tried at, and one of each.

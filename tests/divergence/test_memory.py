@@ -97,12 +97,12 @@ def test_the_peak_is_the_workspace_and_what_grows_with_tokens_alone(
 
 
 def test_an_upstream_gradient_of_one_costs_no_second_gradient_of_the_head() -> None:
-    ours, doubled = (
-        watched(400, "forward_kl", torch.float32, workspace_mb=0.01, upstream=upstream).peak_bytes
+    once, twice = (
+        watched(40, "forward_kl", torch.float32, workspace_mb=0.03, upstream=upstream).peak_bytes
         for upstream in (1.0, 2.0)
     )
-    assert ours < 1.6 * ROWS * STUDENT_SIZE * 4
-    assert doubled - ours > 0.9 * ROWS * STUDENT_SIZE * 4
+    assert once < 1.5 * ROWS * STUDENT_SIZE * 4
+    assert twice > 2 * ROWS * STUDENT_SIZE * 4
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "jsd", "akl"])
