@@ -57,12 +57,12 @@ class Gradients:
     def of(
         weights: Tensor, student_hidden: Tensor, student_head: Tensor, tokens: Tokens, shard: VocabularyShard
     ) -> Gradients:
-        """Those of hidden states and head that require a gradient."""
+        """Those of hidden states and head that require a gradient; contiguous, which collectives want."""
         hidden = head = None
         if student_hidden.requires_grad:
-            hidden = torch.zeros_like(tokens.student_hidden, dtype=tokens.dtype)
+            hidden = student_hidden.new_zeros(tokens.student_hidden.shape, dtype=tokens.dtype)
         if student_head.requires_grad:
-            head = torch.empty_like(student_head, dtype=tokens.dtype)
+            head = student_head.new_empty(student_head.shape, dtype=tokens.dtype)
             head[shard.real if tokens.indices.numel() else 0 :].zero_()
         return Gradients(weights.to(tokens.dtype), hidden, head)
 
