@@ -169,9 +169,14 @@ class TrainingConfig:
     save_interval: Annotated[
         int, Key("steps between checkpoints; the last step is always saved", at_least=1)
     ] = 50
-    loss_workspace_mb: Annotated[int, Key("MiB that the loss may use for a chunk of logits", at_least=1)] = (
-        256
-    )
+    loss_workspace_mb: Annotated[
+        int | None,
+        Key(
+            "MiB that the loss may use for a chunk of logits; null: as much as the head's float32 gradient "
+            "takes on a rank, at least 256",
+            at_least=1,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,13 @@ PRECISE = (torch.float32, torch.float64)
 
 
 def check_settings(
-    divergence: str, parameter: float | None, temperature: float, workspace_mb: float
+    divergence: str, parameter: float | None, temperature: float, workspace_mb: float | None
 ) -> float | None:
     """The parameter to take. Raises ValueError."""
     taken = check_parameter(divergence, parameter)
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: {temperature} is not a positive number")
-    if not workspace_mb > 0:
+    if workspace_mb is not None and not 0 < workspace_mb < math.inf:
         raise ValueError(f"workspace_mb: {workspace_mb} is not a positive number")
     return taken
 

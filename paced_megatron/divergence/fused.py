@@ -38,7 +38,7 @@ def weighted_divergence(
     sequence_parallel: bool = False,
     compute_grad: bool,
     main_grad: Tensor | None = None,
-    workspace_mb: float = 256.0,
+    workspace_mb: float | None = None,
 ) -> DivergenceResult:
     """sum_m weights_m D(p_S, p_T) at token token_indices_m, p = softmax(z / temperature) over vocab_size ids.
 
@@ -64,11 +64,14 @@ def weighted_divergence(
         whatever gradient comes in from upstream; autograd then hands the head none. Without it the head's
         gradient comes back in the head's dtype. Between forward and backward one [V_r, H_s] gradient is held
         either way.
-    workspace_mb: MB (2**20 bytes) for all that grows with tokens x vocabulary. Chunks are cut by it.
+    workspace_mb: MB (2**20 bytes) for all that grows with tokens x vocabulary. Chunks are cut by it. None: as
+        much as the head's gradient takes (V_r x H_s numbers), at least 256; with less, time goes into reading
+        the heads once more for every chunk (docs/performance.md).
 
     Everything is computed in float32, or float64 where one of the four inputs is: logits of bf16 hidden
     states are never rounded to bf16, which spoils the gradient by 33 % at 0.0066 nats per token.
-    The hidden gradient is summed over chunks and ranks in that dtype, then cast to the hidden states'.
+    The hidden gradient is summed over chunks and ranks in that dtype, then cast to the hidden states'
+    (float16: after the factor from upstream, which may be a GradScaler's).
     Formulas: docs/method.md, 2.
 
     Raises ValueError, before any collective, for what does not fit: a shape, dtype or device, an unknown
@@ -97,13 +100,7 @@ def weighted_divergence(
         scaled = weights.double() * (temperature**2 if temperature_squared else 1.0)
         gradients = None
         if compute_grad:
-            gradients = Gradients(
-                scaled.to(tokens.dtype),
-                torch.zeros_like(tokens.student_hidden, dtype=tokens.dtype)
-                if student_hidden.requires_grad
-                else None,
-                torch.zeros_like(student_head, dtype=tokens.dtype) if student_head.requires_grad else None,
-            )
+            gradients = Gradients.of(scaled, student_hidden, student_head, tokens, shard)
         statistics = prepared.walk(gradients)
         loss = (scaled * statistics.divergence.double()).sum().to(tokens.dtype)
         if gradients is None:
@@ -111,9 +108,11 @@ def weighted_divergence(
 
         hidden_grad, head_grad = gradients.hidden, gradients.head
         if hidden_grad is not None:
-            hidden_grad = shard.reduce_tokens(hidden_grad, scatter=sequence_parallel).to(student_hidden.dtype)
+            hidden_grad = _held(
+                shard.reduce_tokens(hidden_grad, scatter=sequence_parallel), student_hidden.dtype
+            )
         if head_grad is not None:
-            head_grad = head_grad.to((student_head if main_grad is None else main_grad).dtype)
+            head_grad = _held(head_grad, (student_head if main_grad is None else main_grad).dtype)
     loss = _GradientsAtHand.apply(student_hidden, student_head, loss, hidden_grad, head_grad, main_grad)
     return DivergenceResult(**vars(statistics), loss=loss)
 
@@ -132,7 +131,7 @@ def divergence_statistics(
     token_indices: Tensor | None = None,
     group: ProcessGroup | None = None,
     sequence_parallel: bool = False,
-    workspace_mb: float = 256.0,
+    workspace_mb: float | None = None,
 ) -> DivergenceStatistics:
     """The per-token numbers of `weighted_divergence` and nothing else: no weights, no loss, no gradients.
 
@@ -173,6 +172,7 @@ class _GradientsAtHand(torch.autograd.Function):
         main_grad: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(hidden_grad, head_grad)
+        ctx.dtypes = student_hidden.dtype, student_head.dtype
         ctx.main_grad = main_grad
         return loss.clone()
 
@@ -180,10 +180,28 @@ class _GradientsAtHand(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
-        to_hidden = None if hidden_grad is None else hidden_grad * upstream
+        to_hidden = None if hidden_grad is None else _times(hidden_grad, upstream, ctx.dtypes[0])
         to_head = None
         if head_grad is not None and ctx.main_grad is not None:
             ctx.main_grad.addcmul_(head_grad, upstream.to(head_grad.dtype))  # no second [V_r, H_s] tensor
         elif head_grad is not None:
-            to_head = head_grad * upstream
+            to_head = _times(head_grad, upstream, ctx.dtypes[1])
         return to_hidden, to_head, None, None, None, None
+
+
+def _held(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the dtype that it will have, from forward to backward; but float16 would lose the small numbers that
+    an upstream factor (torch's GradScaler) is there to save."""
+    return gradient if dtype == torch.float16 else gradient.to(dtype)
+
+
+def _times(gradient: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
+    """The product; where upstream is 1, on a CPU, the gradient itself, for a second [V_r, H_s] tensor costs.
+
+    It may be handed out: it is a saved tensor, so that a second backward pass raises if somebody has written
+    to it since, and `.grad` takes a copy of it where the graph is retained. A device would have to be waited
+    for to know.
+    """
+    if upstream.device.type == "cpu" and upstream == 1:
+        return gradient.to(dtype)
+    return (gradient * upstream).to(dtype)

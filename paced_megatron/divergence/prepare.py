@@ -47,7 +47,7 @@ def prepare(
     token_indices: Tensor | None,
     group: ProcessGroup | None,
     sequence_parallel: bool,
-    workspace_mb: float,
+    workspace_mb: float | None,
 ) -> Prepared:
     """The arguments are `weighted_divergence`'s. Raises ValueError before any collective."""
     taken = check_settings(divergence, parameter, temperature, workspace_mb)
@@ -68,7 +68,7 @@ def prepare(
         heads=Heads(student_head[: shard.real], teacher_head[: shard.real], shard),
         evaluate=lambda chunk, total, shard: row.evaluate(chunk, total, shard, taken),
         temperature=temperature,
-        workspace=Workspace.of(workspace_mb, student_head, teacher_hidden, dtype, row.buffers),
+        workspace=Workspace.of(workspace_mb, student_head, teacher_head, dtype, row.buffers),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,7 +51,20 @@ class Gradients:
     hidden: Tensor | None
     """[N, H_s], this rank's part of the vocabulary only"""
     head: Tensor | None
-    """[V_r, H_s], padding rows stay 0"""
+    """[V_r, H_s]; the first chunk overwrites the real rows, the padding stays 0"""
+
+    @staticmethod
+    def of(
+        weights: Tensor, student_hidden: Tensor, student_head: Tensor, tokens: Tokens, shard: VocabularyShard
+    ) -> Gradients:
+        """Those of hidden states and head that require a gradient; contiguous, which collectives want."""
+        hidden = head = None
+        if student_hidden.requires_grad:
+            hidden = student_hidden.new_zeros(tokens.student_hidden.shape, dtype=tokens.dtype)
+        if student_head.requires_grad:
+            head = student_head.new_empty(student_head.shape, dtype=tokens.dtype)
+            head[shard.real if tokens.indices.numel() else 0 :].zero_()
+        return Gradients(weights.to(tokens.dtype), hidden, head)
 
 
 def walk(
@@ -71,18 +83,13 @@ def walk(
     count, fields = tokens.indices.shape[0], 5 if tokens.labels is None else 7
     per_token = tokens.student_hidden.new_empty(fields, count, dtype=tokens.dtype)
     # Made once: on a CPU the first touch of new memory costs more than any step of the elementwise work.
-    step = _evenly(count, workspace.tokens)
+    step = workspace.chunk_tokens(count)
     logits = per_token.new_empty(2, min(step, count), heads.shard.real)
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
         buffers = logits[:, : part.stop - start]
         per_token[:, part] = _chunk(tokens, part, heads, evaluate, temperature, workspace, gradients, buffers)
     return per_token.unbind()
-
-
-def _evenly(count: int, most: int) -> int:
-    """The size of equal parts of at most `most`: a short last chunk costs nearly as much as a long one."""
-    return math.ceil(count / math.ceil(count / most)) if count else 1
 
 
 def _chunk(
@@ -123,7 +130,8 @@ def _chunk(
             back = project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)
             gradients.hidden.index_add_(0, indices, back)
         if gradients.head is not None:  # `student` carries the 1/temperature already
-            gradients.head[: heads.shard.real].addmm_(logit_gradient.t(), student)
+            before = 1 if part.start else 0  # nothing yet: zeroing [V_r, H_s] would be another pass over it
+            gradients.head[: heads.shard.real].addmm_(logit_gradient.t(), student, beta=before)
     return torch.cat(per_token, dim=1)
 
 

@@ -38,7 +38,7 @@ class Objective:
     vocab_size: int
     parameter: float | None = None
     temperature: float = 1.0
-    workspace_mb: float = 256.0
+    workspace_mb: float | None = None
 
 
 @dataclass(frozen=True)

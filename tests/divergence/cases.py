@@ -20,8 +20,8 @@ from paced_megatron.divergence.workspace import Workspace
 
 # All sizes differ, and none but TOKENS is divided by 2 or 4.
 TOKENS, VOCAB, STUDENT_SIZE, TEACHER_SIZE = 24, 203, 19, 27
-# Head rows a rank; the last rank has padding, which is filled with garbage.
-ROWS = {1: 210, 2: 110, 4: 60}
+# Head rows a rank; the last rank has padding, which is filled with garbage, and of eight nothing else.
+ROWS = {1: 210, 2: 110, 4: 60, 8: 30}
 GARBAGE = 1e3
 MAIN_GRAD = 2.0**-6  # what is there before; small, as float32 rounds the sum
 # Every divergence with the parameters it is tried at, and one of each.
@@ -133,15 +133,15 @@ def padded(head: Tensor, rows: int, seed: int) -> Tensor:
 
 
 @cache
-def workspace_for(tokens: int, rows: int, dtype: torch.dtype, buffers: int) -> float:
-    """The workspace in MB that gives chunks of so many tokens."""
-    head, teacher_hidden = torch.empty(rows, STUDENT_SIZE), torch.empty(0, TEACHER_SIZE)
+def workspace_for(tokens: int, rows: int, of: torch.dtype, dtype: torch.dtype, buffers: int) -> float:
+    """The workspace in MB that gives chunks of so many tokens; heads of dtype `of`, computed in dtype."""
+    heads = torch.empty(rows, STUDENT_SIZE, dtype=of), torch.empty(rows, TEACHER_SIZE, dtype=of)
     low, high = 0.0, 64.0
     for _ in range(60):
         middle = (low + high) / 2
-        enough = Workspace.of(middle, head, teacher_hidden, dtype, buffers).tokens >= tokens
+        enough = Workspace.of(middle, *heads, dtype, buffers).tokens >= tokens
         low, high = (low, middle) if enough else (middle, high)
-    found = Workspace.of(high, head, teacher_hidden, dtype, buffers).tokens
+    found = Workspace.of(high, *heads, dtype, buffers).tokens
     assert found == tokens, f"wanted chunks of {tokens} tokens, got {found}"
     return high
 
@@ -191,7 +191,9 @@ def run_one(spec: Spec, rank: int, world_size: int, group: ProcessGroup | None) 
         sequence_parallel=spec.sequence_parallel,
         compute_grad=True,
         main_grad=main_grad,
-        workspace_mb=workspace_for(spec.chunk, rows, computing, DIVERGENCES[spec.divergence].buffers),
+        workspace_mb=workspace_for(
+            spec.chunk, rows, head.dtype, computing, DIVERGENCES[spec.divergence].buffers
+        ),
     )
     (spec.upstream * result.loss).backward()
     plain = DivergenceResult(**{**vars(result), "loss": result.loss.detach()})

@@ -30,6 +30,8 @@ def gradient_bar(spec: Spec, dtype: torch.dtype) -> float:
         return 1e-10
     if dtype == torch.bfloat16:
         return 3.5e-3
+    if dtype == torch.float16:
+        return 5e-4
     if spec.kind == "extreme":
         return 1e-3  # the +-100 that all likely ids have in common cancels; float32 leaves 1e-7 of 100 x 1e4
     return 2e-5 if spec.forward_kl >= 1 else 1e-4

@@ -43,7 +43,13 @@ class Watch(TorchDispatchMode):
 
 
 def watched(
-    tokens: int, divergence: str, dtype: torch.dtype, fused: bool = True, workspace_mb: float = WORKSPACE_MB
+    tokens: int,
+    divergence: str,
+    dtype: torch.dtype,
+    *,
+    fused: bool = True,
+    workspace_mb: float = WORKSPACE_MB,
+    upstream: float = 2.0,
 ) -> Watch:
     torch.manual_seed(7)
     inputs = [
@@ -61,7 +67,7 @@ def watched(
         settings |= {"compute_grad": True, "workspace_mb": workspace_mb}
     with Watch([*inputs, labels]) as watch:
         result = (weighted_divergence if fused else reference_divergence)(*inputs, **settings)
-        (2 * result.loss).backward()
+        (upstream * result.loss).backward()
     return watch
 
 
@@ -88,6 +94,15 @@ def test_the_peak_is_the_workspace_and_what_grows_with_tokens_alone(
         hidden = tokens * STUDENT_SIZE * 4
         allowed = WORKSPACE_MB * 2**20 + 2 * ROWS * STUDENT_SIZE * 4 + 3 * hidden + tokens * 16 * 8
         assert peak <= allowed, f"{peak} bytes at {tokens} tokens, {allowed} allowed"
+
+
+def test_an_upstream_gradient_of_one_costs_no_second_gradient_of_the_head() -> None:
+    once, twice = (
+        watched(40, "forward_kl", torch.float32, workspace_mb=0.03, upstream=upstream).peak_bytes
+        for upstream in (1.0, 2.0)
+    )
+    assert once < 1.5 * ROWS * STUDENT_SIZE * 4
+    assert twice > 2 * ROWS * STUDENT_SIZE * 4
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "jsd", "akl"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ SPECIAL = {
         for sp in (False, True)
     ],
     "one token": [Spec(d, p, indices=(11,), chunk=1) for d, p in ONE_EACH],
+    "float16": [Spec(d, p, "float16", forward_kl=0.0066, upstream=1024.0) for d, p in ONE_EACH],
     "equal": [
         Spec(d, p, kind="equal", dtype=dtype, temperature=0.7, chunk=7)
         for d, p in VARIANTS
@@ -47,47 +49,56 @@ SPECIAL = {
 }
 
 
+Kinds = Callable[[str], list[tuple[Spec, list[Outcome]]]]
+
+
 @pytest.fixture(scope="module", params=[1, pytest.param(4, marks=pytest.mark.parallel)])
-def special(request: pytest.FixtureRequest) -> dict[str, list[tuple[Spec, list[Outcome]]]]:
-    """Each kind's specs with the outcomes of all ranks, in one process and in a group of four: one job."""
-    specs = [spec for kind in SPECIAL.values() for spec in kind]
+def special(request: pytest.FixtureRequest) -> Kinds:
+    """Kind -> its specs with the outcomes of all ranks: in one process, and in a group of four, which runs
+    all kinds in one job."""
     if request.param == 1:
-        outcomes = [[run_one(spec, 0, 1, None)] for spec in specs]
-    else:
-        by_rank = request.getfixturevalue("pool").run(run_all, 4, [((0, 1, 2, 3), specs)], timeout=120)
-        outcomes = [list(of_ranks) for of_ranks in zip(*by_rank, strict=True)]
-    found = dict(zip(specs, outcomes, strict=True))
-    return {kind: [(spec, found[spec]) for spec in of_kind] for kind, of_kind in SPECIAL.items()}
+        return lambda kind: [(spec, [run_one(spec, 0, 1, None)]) for spec in SPECIAL[kind]]
+    specs = [spec for of_kind in SPECIAL.values() for spec in of_kind]
+    by_rank = request.getfixturevalue("pool").run(run_all, 4, [((0, 1, 2, 3), specs)], timeout=120)
+    found = dict(zip(specs, [list(of_ranks) for of_ranks in zip(*by_rank, strict=True)], strict=True))
+    return lambda kind: [(spec, found[spec]) for spec in SPECIAL[kind]]
 
 
-def test_a_gradient_from_upstream_multiplies_both_gradients(special: Any) -> None:
-    for spec, outcomes in special["upstream"]:
+def test_a_gradient_from_upstream_multiplies_both_gradients(special: Kinds) -> None:
+    for spec, outcomes in special("upstream"):
         assert_conforms(spec, outcomes)
 
 
-def test_temperature_squared_multiplies_loss_and_gradients_and_leaves_the_divergence(special: Any) -> None:
-    for spec, outcomes in special["squared"]:
+def test_temperature_squared_multiplies_loss_and_gradients_and_leaves_the_divergence(special: Kinds) -> None:
+    for spec, outcomes in special("squared"):
         assert_conforms(spec, outcomes)
 
 
-def test_one_token_is_enough(special: Any) -> None:
-    for spec, outcomes in special["one token"]:
+def test_one_token_is_enough(special: Kinds) -> None:
+    for spec, outcomes in special("one token"):
         assert_conforms(spec, outcomes)
 
 
-def test_main_grad_gets_the_heads_gradient_added_and_the_head_gets_none(special: Any) -> None:
+def test_main_grad_gets_the_heads_gradient_added_and_the_head_gets_none(special: Kinds) -> None:
     """In float32 all the way, also from bf16 models."""
-    for spec, outcomes in special["main_grad"]:
+    for spec, outcomes in special("main_grad"):
         assert_conforms(spec, outcomes)
 
 
-def test_token_indices_choose_tokens_in_their_order_and_a_repeated_one_counts_twice(special: Any) -> None:
-    for spec, outcomes in special["indices"]:
+def test_token_indices_choose_tokens_in_their_order_and_a_repeated_one_counts_twice(special: Kinds) -> None:
+    for spec, outcomes in special("indices"):
         assert_conforms(spec, outcomes)
 
 
-def test_an_equal_teacher_gives_no_divergence_and_no_gradient(special: Any) -> None:
-    for spec, outcomes in special["equal"]:
+def test_a_float16_gradient_is_rounded_after_the_factor_that_is_to_save_its_small_numbers(
+    special: Kinds,
+) -> None:
+    for spec, outcomes in special("float16"):
+        assert_conforms(spec, outcomes)
+
+
+def test_an_equal_teacher_gives_no_divergence_and_no_gradient(special: Kinds) -> None:
+    for spec, outcomes in special("equal"):
         for outcome in outcomes:
             assert outcome.result.divergence.abs().max() <= 1e-6, spec
             assert outcome.hidden_grad.abs().max() <= 1e-7, spec
@@ -95,30 +106,30 @@ def test_an_equal_teacher_gives_no_divergence_and_no_gradient(special: Any) -> N
             assert outcome.result.student_entropy.min() > 0.1, spec
 
 
-def test_without_a_token_loss_and_gradients_are_zero(special: Any) -> None:
-    for spec, outcomes in special["no token"]:
+def test_without_a_token_loss_and_gradients_are_zero(special: Kinds) -> None:
+    for spec, outcomes in special("no token"):
         for outcome in outcomes:
             assert outcome.result.loss == 0 and outcome.result.divergence.shape == (0,), spec
             assert outcome.hidden_grad.numel() and outcome.hidden_grad.abs().sum() == 0, spec
             assert outcome.head_grad.abs().sum() == 0, spec
 
 
-def test_weights_of_zero_give_gradients_of_zero_and_the_by_products_all_the_same(special: Any) -> None:
-    for spec, outcomes in special["zero weights"]:
+def test_weights_of_zero_give_gradients_of_zero_and_the_by_products_all_the_same(special: Kinds) -> None:
+    for spec, outcomes in special("zero weights"):
         assert_conforms(spec, outcomes)
         for outcome in outcomes:
             assert outcome.result.loss == 0 and outcome.hidden_grad.abs().sum() == 0, spec
             assert outcome.result.divergence.min() > 1e-5, spec
 
 
-def test_ranks_that_hold_padding_only_change_nothing(special: Any) -> None:
+def test_ranks_that_hold_padding_only_change_nothing(special: Kinds) -> None:
     """The first rank has the whole vocabulary, the other three nothing real."""
-    for spec, outcomes in special["padding only"]:
+    for spec, outcomes in special("padding only"):
         assert_conforms(spec, outcomes)
 
 
-def test_logits_of_ten_thousand_are_finite_and_right(special: Any) -> None:
-    for spec, outcomes in special["extreme"]:
+def test_logits_of_ten_thousand_are_finite_and_right(special: Kinds) -> None:
+    for spec, outcomes in special("extreme"):
         case = case_of(spec)
         assert (case.student_hidden @ case.student_head.t()).abs().max() > 1e4
         assert_conforms(spec, outcomes)
@@ -158,6 +169,18 @@ def test_two_backward_passes_add_up() -> None:
     once = hidden.grad.clone()
     loss.backward()
     torch.testing.assert_close(hidden.grad, 2 * once)
+
+
+def test_a_gradient_that_was_handed_out_and_written_to_is_not_handed_out_again() -> None:
+    """With 1 from upstream no copy is made; a second backward pass says so instead of being wrong."""
+    hidden = case_of(Spec()).student_hidden.clone().requires_grad_()
+    loss = call(student_hidden=hidden).loss
+    (handed_out,) = torch.autograd.grad(loss, hidden, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, hidden, retain_graph=True)
+    assert torch.equal(handed_out, again)
+    handed_out.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_without_compute_grad_the_numbers_are_the_same_and_the_loss_has_no_graph() -> None:

@@ -7,15 +7,14 @@ before the test's own assertion doesn't count as noticed.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from mutants.warm import run_pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GRADIENT = "tests/parallel/test_gradient.py::test_gradient_at_tp1_and_tp2_is_that_of_transformers_in_float64"
@@ -23,7 +22,9 @@ GRADIENT = "tests/parallel/test_gradient.py::test_gradient_at_tp1_and_tp2_is_tha
 FUSED, SPECIAL = "tests/divergence/test_fused.py", "tests/divergence/test_special.py"
 REFERENCE = "tests/divergence/test_reference.py"
 CONFORMS = f"{FUSED}::test_value_by_products_and_gradients_equal_the_reference"
-OTHER_GROUPS = f"{FUSED}::test_a_group_of_ranks_1_and_3_is_right_while_ranks_0_and_2_run_another_batch"
+OTHER_GROUPS = (
+    f"{FUSED}::test_a_group_of_ranks_1_and_3_is_right_while_ranks_0_and_2_run_another_batch[forward_kl]"
+)
 LOGITS = "tests/models/test_logits.py::test_logits_on_one_process_are_those_of_transformers"
 
 
@@ -144,9 +145,16 @@ MUTANTS = [
     Mutant(
         "the weight is squared in the gradient",
         "paced_megatron/divergence/fused.py",
-        "scaled.to(tokens.dtype),",
-        "scaled.square().to(tokens.dtype),",
+        "Gradients.of(scaled, ",
+        "Gradients.of(scaled.square(), ",
         f"{SPECIAL}::test_a_gradient_from_upstream_multiplies_both_gradients[1]",
+    ),
+    Mutant(
+        "a chunk overwrites the head's gradient of those before it",
+        "paced_megatron/divergence/walk.py",
+        "before = 1 if part.start else 0",
+        "before = 0",
+        f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
     ),
     Mutant(
         "a mixture's exponent is not clamped",
@@ -246,17 +254,10 @@ def copy(tmp_path_factory) -> Path:
     return folder
 
 
-def run_tests(folder: Path, tests: list[str]) -> tuple[int, str]:
-    """(pytest's exit code, its output). The copy's package comes before the installed one."""
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-W", "ignore", "-p", "no:cacheprovider", *tests],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return process.returncode, process.stdout + process.stderr
+def run_tests(folder: Path, tests: list[str]) -> tuple[int | None, str]:
+    """(pytest's exit code, None after 240 s; its output). The copy's package comes before the installed
+    one."""
+    return run_pytest(folder, ["-x", "-q", "-W", "ignore", "-p", "no:cacheprovider", *tests], timeout=240)
 
 
 def test_the_unmutated_copy_passes_all_of_these_tests(copy):

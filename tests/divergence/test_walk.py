@@ -1,0 +1,94 @@
+"""How the tokens are cut into chunks, and what goes between the ranks for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from divergence.cases import ONE_EACH, STUDENT_SIZE, TOKENS, VOCAB, Spec, call, case_of, workspace_for
+from paced_megatron.divergence import DIVERGENCES
+from paced_megatron.divergence.vocabulary import VocabularyShard
+from paced_megatron.divergence.workspace import ALIGNMENT, Workspace
+
+QWEN3 = 151_936
+# Of a block: the numbers of `measure` once, a mixture's two sums, AKL's 62 bits of a float64 and two gaps.
+GATHERS = {"forward_kl": 1, "reverse_kl": 1, "jsd": 2, "skew_forward_kl": 2, "skew_reverse_kl": 2, "akl": 64}
+
+
+def head(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(1, dtype=dtype).expand(QWEN3, size)
+
+
+@pytest.mark.parametrize("size", [1024, 2048, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_workspace_both_logits_of_a_chunk_take_what_the_heads_gradient_takes(
+    size: int, dtype: torch.dtype
+) -> None:
+    tokens = Workspace.of(None, head(size, dtype), head(size, dtype), torch.float32, buffers=4).tokens
+    # An eighth less where a head is widened; a few blocks, the hidden states and the alignment less.
+    least = (0.85 if dtype == torch.float32 else 0.72) * size
+    assert least <= 2 * tokens <= size and tokens % ALIGNMENT == 0
+
+
+def test_a_small_head_gets_256_megabytes_all_the_same() -> None:
+    heads = head(32), head(32)
+    by_itself, given = (Workspace.of(megabytes, *heads, torch.float32, 4) for megabytes in (None, 256))
+    assert by_itself == given and given.tokens > 100
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 63, 64, 448])
+def test_chunks_are_as_few_as_fit_and_nearly_equal(tokens: int) -> None:
+    workspace = Workspace(tokens, 1, 1)
+    for count in range(1, 2000, 7):
+        step = workspace.chunk_tokens(count)
+        assert step <= tokens and -(-count // step) == -(-count // tokens)
+        assert step % ALIGNMENT == 0 or step == count or tokens < ALIGNMENT
+    assert workspace.chunk_tokens(0) == 1
+
+
+@pytest.mark.parametrize(("divergence", "parameter"), ONE_EACH)
+def test_a_chunk_takes_the_gathers_that_its_divergence_is_known_for_and_backward_none(
+    monkeypatch: pytest.MonkeyPatch, divergence: str, parameter: float | None
+) -> None:
+    gathers, plain = [], VocabularyShard.gather
+
+    def counted(shard: VocabularyShard, local: Tensor) -> Tensor:
+        gathers.append(local.shape)
+        return plain(shard, local)
+
+    monkeypatch.setattr(VocabularyShard, "gather", counted)
+    buffers = DIVERGENCES[divergence].buffers
+    workspace_mb = workspace_for(8, VOCAB, torch.float64, torch.float64, buffers)
+    loss = call(divergence=divergence, parameter=parameter, workspace_mb=workspace_mb).loss
+    assert len(gathers) == TOKENS // 8 * GATHERS[divergence]
+    loss.backward()
+    assert len(gathers) == TOKENS // 8 * GATHERS[divergence]
+
+
+def strided(rank: int, world_size: int, spec: Spec) -> tuple[Tensor, Tensor]:
+    """The hidden gradient of hidden states that lie column by column, and of plain ones."""
+    case = case_of(spec)
+    mine = slice(rank * 110, (rank + 1) * 110)
+    found = []
+    lay_out: Callable[[Tensor], Tensor]
+    for lay_out in (lambda x: x.t().contiguous().t(), lambda x: x.clone()):
+        hidden = lay_out(case.student_hidden).requires_grad_()
+        rows: dict[str, Any] = {
+            "student_head": torch.cat([case.student_head, case.student_head[:17]])[mine],
+            "teacher_head": torch.cat([case.teacher_head, case.teacher_head[:17]])[mine],
+        }
+        call(student_hidden=hidden, group=dist.group.WORLD, **rows).loss.backward()
+        assert hidden.grad is not None and hidden.grad.shape == (TOKENS, STUDENT_SIZE)
+        found.append(hidden.grad.contiguous())
+    return found[0], found[1]
+
+
+@pytest.mark.parallel
+def test_hidden_states_that_lie_column_by_column_are_reduced_like_others(pool: Any) -> None:
+    for columns, plain in pool.run(strided, 2, Spec()):
+        torch.testing.assert_close(columns, plain, rtol=1e-12, atol=1e-14)
