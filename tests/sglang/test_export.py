@@ -20,10 +20,10 @@ from paced_megatron.models.folder import load_weights, save_folder
 from paced_megatron.models.gpt import build_model
 from paced_megatron.runtime.cpu import megatron_on_cpu
 from paced_megatron.runtime.world import parallel_groups
-from sglang_server import Server
+from sglang_server import STARTUP_S, Server
 from tiny_models import make_tiny_qwen3
 
-pytestmark = [pytest.mark.sglang, pytest.mark.parallel]
+pytestmark = [pytest.mark.sglang, pytest.mark.parallel, pytest.mark.timeout(STARTUP_S + 180)]
 
 # How a tiny model of the family is made: make(folder, seed=...). qwen2 and llama are a row each.
 FAMILIES: dict[str, Callable[..., Path]] = {

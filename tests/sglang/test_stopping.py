@@ -6,11 +6,12 @@ import socket
 
 import pytest
 
-from sglang_server import runs, servers
+from sglang_server import STARTUP_S, runs, servers
 from tiny_models import make_tiny_qwen3
 
 
 @pytest.mark.sglang
+@pytest.mark.timeout(STARTUP_S + 180)
 def test_when_the_fixture_ends_the_server_is_gone_with_all_its_children(sglang_launch, tmp_path):
     folder = make_tiny_qwen3(tmp_path / "model", seed=23)
     with servers(sglang_launch, tmp_path) as start:
