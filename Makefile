@@ -16,12 +16,17 @@ IS_NEWEST := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 1
 NEWEST_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$python" -c "$(IS_NEWEST)" 2>/dev/null && echo "$$python" && break; done)
 
+# SGLang pins a torch and a transformers of its own: an environment of its own, for tests on the CPU.
+SGLANG_VENV := .venv-sglang
+SGLANG_INSTALLED := $(SGLANG_VENV)/.installed
+SGLANG_ENVIRONMENT := tests/sglang/environment
+
 # Two processes of two threads each on two cores are slower than two of one.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install quickstart test lint types unit test-newest has-newest format docs clean
+.PHONY: help install quickstart test lint types unit test-newest has-newest test-sglang format docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +67,17 @@ $(NEWEST_INSTALLED): setup.py constraints.txt | has-newest
 	@$(NEWEST_VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
+test-sglang: $(INSTALLED) $(SGLANG_INSTALLED) ## the tests that need a real SGLang server, here on the CPU
+	PACED_SGLANG_PYTHON=$(CURDIR)/$(SGLANG_VENV)/bin/python \
+		$(VENV)/bin/python -m pytest -q -m sglang --session-timeout=480 tests/sglang $(ARGS)
+
+# Made anew each time: what an older list left behind could hide that something is missing from this one.
+$(SGLANG_INSTALLED): $(SGLANG_ENVIRONMENT)/install.sh $(wildcard $(SGLANG_ENVIRONMENT)/*.txt)
+	@test -n "$(PYTHON)" || { echo "no working Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=..." >&2; exit 2; }
+	@echo "installing into $(SGLANG_VENV), 1.8 GB with torch for the CPU ..."
+	@bash $(SGLANG_ENVIRONMENT)/install.sh $(PYTHON) $(SGLANG_VENV)
+	@touch $@
+
 format: $(INSTALLED) ## bring the code into the form that lint asks for
 	$(VENV)/bin/ruff check --fix --quiet . || true
 	$(VENV)/bin/ruff format .
@@ -70,5 +86,5 @@ docs: $(INSTALLED) ## write docs/configuration.md from the dataclasses
 	$(VENV)/bin/python tools/write_config_reference.py
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf $(VENV) $(NEWEST_VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST_VENV) $(SGLANG_VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

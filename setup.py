@@ -36,7 +36,14 @@ EXTRAS = {
     ],
     "eval": ["lm-eval>=0.4.9"],  # benchmarks for what a student forgot; no room uses it yet
     "data": ["datasets>=4.0"],  # problems from a Hugging Face dataset; no room uses it yet
-    "dev": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.11", "mypy>=1.15", "types-PyYAML"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "ruff>=0.11",
+        "mypy>=1.15",
+        "types-PyYAML",
+        "httpx>=0.28",  # the tests talk to an SGLang server
+    ],
 }
 
 # On purpose in none of these lists:

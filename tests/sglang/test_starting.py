@@ -1,0 +1,125 @@
+"""Starting and ending a server when things go wrong, with a stand-in for SGLang that is there in a moment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import sglang_server
+from sglang_server import Launch, ServerError, interpreter, runs, start_server
+
+STAND_IN = """
+import json, signal, subprocess, sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+folder, port = (sys.argv[sys.argv.index(name) + 1] for name in ("--model-path", "--port"))
+mode = sys.argv[-1]
+
+
+class Answers(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        if self.path != "/health":
+            served = "/elsewhere" if mode == "another" else folder
+            self.wfile.write(json.dumps({"model_path": served}).encode())
+
+
+print("mode", mode, flush=True)
+if mode == "dies":
+    sys.exit(3)
+if mode == "port taken":
+    print("[Errno 98] error while attempting to bind: address already in use", flush=True)
+if mode in ("port taken", "silent"):
+    time.sleep(60)
+if mode in ("stubborn", "leaves a child"):
+    ignore = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print(flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", ignore, folder], stdout=subprocess.PIPE)
+    child.stdout.readline()
+if mode == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+HTTPServer(("127.0.0.1", int(port)), Answers).serve_forever()
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Launch:
+    """Starts the stand-in, in the mode that is its last argument."""
+    (tmp_path / "package" / "sglang").mkdir(parents=True)
+    (tmp_path / "package" / "sglang" / "launch_server.py").write_text(STAND_IN)
+    return Launch(Path(sys.executable), (), {"PYTHONPATH": str(tmp_path / "package")})
+
+
+def of(folder: Path) -> list[psutil.Process]:
+    """The processes that were started on `folder` and run."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if str(folder) in (process.info["cmdline"] or []) and runs(process)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        ("dies", "it ended with code 3; the end of its log:\nmode dies"),
+        ("port taken", "its port was taken; the end of its log:\nmode port taken"),
+        ("another", "the server on its port serves /elsewhere; the end of its log:\nmode another"),
+        ("silent", "it did not answer within 2 s"),
+    ],
+)
+def test_a_server_that_can_t_be_used_is_reported_with_its_log_and_nothing_is_left(
+    stand_in, tmp_path, mode, why
+):
+    with pytest.raises(ServerError, match=why):
+        startup_s = 2 if mode == "silent" else 60
+        start_server(stand_in, tmp_path / "model", tmp_path / "log", mode, startup_s=startup_s)
+    assert not of(tmp_path / "model")
+
+
+@pytest.mark.parametrize("mode", ["stubborn", "leaves a child"])
+def test_stopping_kills_the_whole_group_where_sigterm_was_not_enough(stand_in, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(sglang_server, "STOP_GRACE_S", 0.5)
+    server = start_server(stand_in, tmp_path / "model", tmp_path / "log", mode)
+    assert len(of(tmp_path / "model")) == 2
+    server.stop()
+    assert not of(tmp_path / "model")
+    server.stop()
+
+
+def test_a_server_does_not_outlive_a_test_session_that_was_killed(stand_in, tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from sglang_server import Launch, start_server\n"
+        f"launch = Launch(Path(sys.executable), (), {dict(stand_in.env)})\n"
+        f"start_server(launch, Path({str(tmp_path / 'model')!r}), Path({str(tmp_path / 'log')!r}), 'well')\n"
+        "print('started', flush=True); time.sleep(60)"
+    )
+    path = [str(Path(sglang_server.__file__).parent), str(Path(__file__).resolve().parents[2])]
+    session = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{script}"], stdout=subprocess.PIPE
+    )
+    assert session.stdout.readline() == b"started\n"
+    (server,) = of(tmp_path / "model")
+    session.kill()
+    session.wait()
+    deadline = time.monotonic() + 10
+    while runs(server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs(server)
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"),
+    [({}, pytest.skip.Exception), ({"REQUIRE_SGLANG": "1"}, pytest.fail.Exception)],
+)
+def test_without_an_interpreter_a_test_is_skipped_and_fails_where_one_is_required(
+    tmp_path, required, outcome
+):
+    assert interpreter({"PACED_SGLANG_PYTHON": sys.executable} | required) == Path(sys.executable)
+    for named in ({}, {"PACED_SGLANG_PYTHON": str(tmp_path / "python")}):
+        # Either of the two: a skip that nobody caught would skip this test too.
+        with pytest.raises((pytest.skip.Exception, pytest.fail.Exception), match="make test-sglang") as seen:
+            interpreter(named | required)
+        assert seen.type is outcome
