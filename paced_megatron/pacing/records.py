@@ -17,7 +17,8 @@ _REMEDY = "delete the file, `paced weigh` writes it anew"
 
 
 def write_pass_rates(path: Path, pass_rates: Sequence[PassRate], paced: PacedWeights) -> None:
-    """Write {problem_id, correct, attempts, pass_rate, on_frontier, weight} a line; weight 0 for the dropped.
+    """Write {problem_id, correct, attempts, pass_rate, on_frontier, kept, weight} a line; weight 0 where not
+    kept.
 
     The file appears complete: whoever finds it may take the weighing as done.
     """
@@ -29,6 +30,7 @@ def write_pass_rates(path: Path, pass_rates: Sequence[PassRate], paced: PacedWei
             "attempts": rate.attempts,
             "pass_rate": rate.value,
             "on_frontier": rate.on_frontier,
+            "kept": rate.problem_id in paced.weights,
             "weight": paced.weights.get(rate.problem_id, 0.0),
         }
         lines.append(json.dumps(record) + "\n")

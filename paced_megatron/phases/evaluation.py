@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from paced_megatron.evaluation.accuracy import EvaluationRow, add_row, measure, read_rows
+from paced_megatron.evaluation.accuracy import SAMPLED, TEST, EvaluationRow, add_row, measure, read_rows
 from paced_megatron.job import Job
 from paced_megatron.phases.needs import require, student_before
 from paced_megatron.phases.rollouts import sample
@@ -51,13 +51,22 @@ def evaluate(job: Job, number: int, step: int, weights: Path) -> None:
             test,
             weights=weights,
             version=f"stage-{number} step-{step}",
-            path=job.stage_folder(number).evaluation_attempts(step),
+            path=job.stage_folder(number).evaluation_attempts(step, TEST, SAMPLED),
             sampling=sampling,
             per_problem=settings.attempts,
             what=f"stage {number}: evaluation at step {step}",
         )
         levels = {problem.id: problem.level for problem in test.by_id.values()}
-        row = measure(attempts, levels, stage=number, step=step, sampling=asdict(sampling))
+        row = measure(
+            attempts,
+            stage=number,
+            step=step,
+            problem_set=TEST,
+            decoding=SAMPLED,
+            levels=levels,
+            strata={},
+            sampling=asdict(sampling),
+        )
         add_row(job.folder.evaluation, row)
         job.say(f"stage {number}, step {step}: {_accuracy(row)}")
 

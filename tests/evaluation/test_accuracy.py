@@ -34,7 +34,16 @@ LEVELS = {"a": "easy", "b": "easy", "c": None}
 
 
 def row(step: int = 0, stage: int = 1):
-    return measure(ALL, LEVELS, stage=stage, step=step, sampling={"temperature": 1.0})
+    return measure(
+        ALL,
+        stage=stage,
+        step=step,
+        problem_set="test",
+        decoding="sampled",
+        levels=LEVELS,
+        strata={},
+        sampling={"temperature": 1.0},
+    )
 
 
 def test_accuracy_is_the_mean_over_problems_of_the_share_correct():
