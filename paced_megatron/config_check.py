@@ -20,6 +20,7 @@ from paced_megatron.config import Config, Key
 from paced_megatron.config_tree import Node
 from paced_megatron.divergence import check_parameter
 from paced_megatron.errors import UserError
+from paced_megatron.pacing import KEPT, PassRate, make_kernel
 
 T = TypeVar("T")
 
@@ -270,6 +271,30 @@ def _evaluation_has_problems(config: Config) -> str | None:
     return f"evaluation.every={config.evaluation.every} needs held-out problems; set problems.test"
 
 
+def _kept_have_weight(config: Config) -> str | None:
+    kernel, kept = make_kernel(config.pacing), KEPT[config.pacing.keep]
+    for rate, solved in ((PassRate("", 0, 1), "never"), (PassRate("", 1, 1), "always")):
+        if kept(rate) and kernel(rate.value) == 0:
+            return (
+                f"pacing.keep={config.pacing.keep} keeps problems that are {solved} solved, and the kernel "
+                f"{config.pacing.kernel} gives them no weight; set pacing.kernel=uniform or pacing.keep=frontier"
+            )
+    return None
+
+
+def _forgetting_has_test(config: Config) -> str | None:
+    if config.problems.test is not None:
+        return None
+    for key, asked in (
+        ("problems.forgetting", config.problems.forgetting is not None),
+        ("evaluation.greedy", config.evaluation.greedy),
+        ("evaluation.strata_attempts", config.evaluation.strata_attempts > 0),
+    ):
+        if asked:
+            return f"{key} needs held-out problems beside it; set problems.test"
+    return None
+
+
 def _parameters_fit(config: Config) -> str | None:
     for number, stage in enumerate(config.stages):
         try:
@@ -296,6 +321,17 @@ RULES: list[tuple[str, str, Callable[[Config], str | None]]] = [
     ),
     ("training.min_lr", "is at most `training.lr`", _decay_goes_down),
     ("training.lr_warmup_iters", "is below every stage's `train_iters`", _warmup_ends),
+    (
+        "pacing.keep",
+        "keeps no problem that the kernel gives no weight: `solvable`, `unmastered` and `all` want "
+        "`kernel: uniform`",
+        _kept_have_weight,
+    ),
     ("problems.prompts.template", "contains `{problem}`", _template_asks),
     ("evaluation.every", "above 0 needs `problems.test`", _evaluation_has_problems),
+    (
+        "problems",
+        "has `test` where there is `forgetting`, `evaluation.greedy` or `evaluation.strata_attempts`",
+        _forgetting_has_test,
+    ),
 ]

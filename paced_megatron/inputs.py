@@ -48,13 +48,15 @@ class Inputs:
     """What a configuration names, read and checked.
 
     Attributes:
-        train, test: the problems to train on, and those held out (None: no evaluation).
+        train, test, forgetting: the problems to train on, those held out (None: no evaluation), and those of
+            another skill (None: none).
         tokenizer: the student's; the teacher's is the same.
         student, teacher: their shapes.
     """
 
     train: ProblemSet
     test: ProblemSet | None
+    forgetting: ProblemSet | None
     tokenizer: PreTrainedTokenizerBase
     student: ModelShape
     teacher: ModelShape
@@ -84,8 +86,11 @@ def read_inputs(config: Config) -> Inputs:
                 "entries; weights and tokenizer are not of the same model"
             )
     train = _problem_set(config.problems.train, config, tokenizer)
-    test = _problem_set(config.problems.test, config, tokenizer) if config.problems.test else None
-    inputs = Inputs(train, test, tokenizer, student, teacher)
+    test, forgetting = (
+        _problem_set(path, config, tokenizer) if path else None
+        for path in (config.problems.test, config.problems.forgetting)
+    )
+    inputs = Inputs(train, test, forgetting, tokenizer, student, teacher)
     _check_lengths(config, inputs)
     return inputs
 
@@ -114,6 +119,7 @@ def _check_lengths(config: Config, inputs: Inputs) -> None:
     for problems, key, new_tokens in (
         (inputs.train, "rollout.max_new_tokens", config.rollout.max_new_tokens),
         (inputs.test, "evaluation.max_new_tokens", evaluation_tokens),
+        (inputs.forgetting, "evaluation.max_new_tokens", evaluation_tokens),
     ):
         if problems is None:
             continue

@@ -16,7 +16,7 @@ A run's folder, all of it readable without this project's code:
       pass_rates.jsonl  a line per training problem: problem_id, correct, attempts, pass_rate, on_frontier,
                         kept, weight (0 where not kept; mean 1 over those that are)
       responses.jsonl   the teacher's text
-      metrics.jsonl     a line per optimizer step (training/metrics.py): loss, tokens, step_time in seconds ...
+      metrics.jsonl     a line per optimizer step (training/metrics.py): loss, tokens, step_time (seconds) ...
       checkpoints/      training state
       hf/               the trained student as a Hugging Face folder
       evaluation/step-0000020/test-sampled.jsonl

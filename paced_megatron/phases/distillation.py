@@ -11,6 +11,7 @@ from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.pacing import read_weights
 from paced_megatron.phases.evaluation import evaluate, is_measured
 from paced_megatron.phases.needs import read_recorded, student_before
+from paced_megatron.phases.rollouts import problems_to_respond_to
 from paced_megatron.rollout.requests import attempt_seed
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
@@ -79,7 +80,7 @@ def _examples(job: Job, number: int) -> list[Example]:
     folder = job.stage_folder(number)
     weights = read_weights(folder.pass_rates)
     responses = read_recorded(folder.responses, "respond")
-    if {response.problem_id for response in responses} != set(weights):
+    if {response.problem_id for response in responses} != set(problems_to_respond_to(job, number).by_id):
         raise UserError(
             f"{folder.responses}: not all of the teacher's responses are there; run `paced respond` first"
         )
