@@ -120,6 +120,11 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def environment(self) -> Path:
+        """With what the run was begun: commit, versions."""
+        return self.path / "environment.json"
+
+    @property
     def strata(self) -> Path:
         return self.path / "strata.jsonl"
 
