@@ -8,6 +8,7 @@ from dataclasses import asdict
 from paced_megatron.config import Config
 from paced_megatron.config_io import config_from_dict, diff_configs, dump_config
 from paced_megatron.errors import UserError
+from paced_megatron.experiments.shared import check_shared
 from paced_megatron.inputs import Inputs
 from paced_megatron.report.environment import write_environment
 from paced_megatron.run_folder import RunFolder
@@ -21,7 +22,7 @@ def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
 
     Raises:
         UserError: the folder holds something else than a run, or a run of another configuration or other
-            problems.
+            problems; or a file that it shares with other arms is not what it was.
     """
     if not folder.config.exists():
         if folder.path.exists() and not folder.path.is_dir():
@@ -41,6 +42,7 @@ def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
             f"{folder.path} holds a run of another configuration: {shown}{more}; choose another run_dir, or "
             f"go back to {folder.config}"
         )
+    check_shared(folder)
     if folder.problems.exists() and folder.problems.read_text(encoding="utf-8") != _problem_lines(inputs):
         raise UserError(
             f"{config.problems.train}: not the problems that the run in {folder.path} began with "

@@ -40,6 +40,11 @@ def build(tree: Node) -> Config:
 # ---------------------------------------------------------------------------------------------- sections
 
 
+def build_section(tree: Node, cls: type[T]) -> T:
+    """Make any dataclass whose fields are described as those of config.py are, every key of it checked."""
+    return _section(tree, "", cls)
+
+
 def _section(node: Node, name: str, cls: type[T]) -> T:
     """Make one dataclass from a node; `name` is the section's dotted key, "" for the whole configuration."""
     entries = {} if node.value is None else node.value  # `training:` with nothing under it means its defaults
@@ -277,7 +282,7 @@ def _kept_have_weight(config: Config) -> str | None:
         if kept(rate) and kernel(rate.value) == 0:
             return (
                 f"pacing.keep={config.pacing.keep} keeps problems that are {solved} solved, and the kernel "
-                f"{config.pacing.kernel} gives them no weight; set pacing.kernel=uniform or pacing.keep=frontier"
+                f"{config.pacing.kernel} gives them no weight; set pacing.kernel=uniform or keep the frontier"
             )
     return None
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from paced_megatron.config import Config, StageConfig
 from paced_megatron.inputs import Inputs
-from paced_megatron.progress import say
+from paced_megatron.progress import say, warn
 from paced_megatron.rollout.engine import RolloutEngine
 from paced_megatron.rollout.engines import ENGINES
 from paced_megatron.run_folder import RunFolder, StageFolder
@@ -39,6 +39,10 @@ class Job:
     def say(self, text: str) -> None:
         """Print a line; on rank 0 only."""
         say(self.console, text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, also where little else is printed; on rank 0 only."""
+        warn(self.console, f"warning: {text}")
 
     def stage_folder(self, number: int) -> StageFolder:
         return self.folder.stage(number)

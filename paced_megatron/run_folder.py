@@ -10,7 +10,8 @@ A run's folder, all of it readable without this project's code:
                       "frontier", "always"), by attempts of the initial student that serve nothing else
     timings.jsonl     a line per piece of work that has ended: phase, stage, file, seconds, tokens, attempts
                       (timings.py); training is in metrics.jsonl, where each step has its own seconds
-    shared.json       only in an arm: {file: {"sha256": ..., "from": ...}} of what its seed made once
+    shared.json       only in an arm: {file: {"sha256": ..., "from": ...}} of what its seed made once; its
+                      timings.jsonl then begins with what that took
     stage-N/
       attempts.jsonl    K attempts at every training problem by the student that the stage starts from
       pass_rates.jsonl  a line per training problem: problem_id, correct, attempts, pass_rate, on_frontier,
@@ -35,7 +36,8 @@ An experiment's folder holds runs:
     arms/ARM/seed-N/  ordinary run folders; what a seed's arms have in common is hard-linked, and named by
                       hash in shared.json
     shared/seed-N/    stage-1/{attempts.jsonl, responses.jsonl, evaluation/strata.jsonl,
-                      evaluation/step-0000000/*.jsonl} and timings.jsonl, as in a run's folder: made once
+                      evaluation/step-0000000/*.jsonl} and timings.jsonl, as in a run's folder: made once;
+                      shared.json, written last, has their hashes
     comparison.json, comparison.csv
                       the table of arms, and the paired differences between them (experiments/results.py)
 """

@@ -39,7 +39,7 @@ def roll_out(job: Job, number: int) -> None:
         )
         job.say(f"stage {number}: {_shares(attempts)}")
         for warning in outcome_warnings(attempts):
-            job.say(f"warning: {warning}")
+            job.warn(warning)
 
     job.world.lead.alone(work, f"attempts of stage {number}")
 

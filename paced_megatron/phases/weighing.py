@@ -52,8 +52,8 @@ def _in_words(paced: PacedWeights, total: int) -> str:
 def _warn_if_few(job: Job, number: int, kept: int) -> None:
     batches = kept / job.config.training.global_batch_size
     if batches < 3:
-        job.say(
-            f"warning: stage {number} has only {kept} problems to train on, {batches:.1f} batches of "
+        job.warn(
+            f"stage {number} has only {kept} problems to train on, {batches:.1f} batches of "
             f"{job.config.training.global_batch_size}: they will be repeated often; bring more problems, or "
             f"train less (stages.{number - 1}.train_iters)"
         )
