@@ -139,7 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         _add_overrides(command)
         command.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
         command.add_argument("--seeds", type=_numbers, metavar="1,2", help="only these seeds")
-        command.add_argument("--fast", action="store_true", help="only what the file's `fast:` names")
+        command.add_argument(
+            "--fast",
+            action="store_true",
+            help="the arms and seeds of the file's `fast:`, where none are named",
+        )
     report = verbs.add_parser(
         "report", help="report.html from the files of a run or an experiment", description=_REPORT
     )
@@ -197,9 +201,8 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
     path = QUICKSTART if options.verb == "quickstart" else options.config
     experiment = load_experiment(path, options.overrides)
-    if options.fast:
-        experiment = experiment.only(experiment.fast)
-    experiment = experiment.only(Selection(options.arms, options.seeds))
+    fast = experiment.fast if options.fast else Selection()
+    experiment = experiment.only(Selection(options.arms or fast.arms, options.seeds or fast.seeds))
     from paced_megatron.experiments.compare import check_experiment, missing_runs
     from paced_megatron.experiments.finish import finish
     from paced_megatron.progress import console_for

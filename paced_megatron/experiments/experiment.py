@@ -142,7 +142,7 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         configs={name: _arm_config(tree, base_tree, base, name) for name in file.arms},
         fast=file.fast,
     )
-    experiment.only(file.fast)
+    experiment.only(replace(file.fast, seeds=None))  # the seeds may have been overridden
     _check_one_text(tree, experiment)
     return experiment
 
@@ -205,9 +205,10 @@ def _arm_config(tree: Node, base_tree: Node, base: Config, name: str) -> Config:
 def _check_one_text(tree: Node, experiment: Experiment) -> None:
     kept = {config.pacing.keep for config in experiment.configs.values()}
     if len(kept) > 1 and experiment.base.rollout.respond_to != "all":
+        listed = _listed(sorted(kept))
         raise UserError(
-            f"{tree.find('base').where}: the arms keep different problems (pacing.keep: "
-            f"{_listed(sorted(kept))}), and have to learn from the same text; set rollout.respond_to: all in the base"
+            f"{tree.find('base').where}: the arms keep different problems (pacing.keep: {listed}) and have "
+            "to learn from the same text; set rollout.respond_to: all in the base"
         )
 
 
