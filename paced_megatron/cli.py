@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--fast",
             action="store_true",
-            help="the arms and seeds of the file's `fast:`, where none are named",
+            help="those that the file calls `fast:`",
         )
     report = verbs.add_parser(
         "report", help="report.html from the files of a run or an experiment", description=_REPORT
