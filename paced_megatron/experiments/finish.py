@@ -20,7 +20,7 @@ def finish(path: Path, console: Console) -> None:
     comparison = read_comparison(path)
     write_comparison(comparison, ExperimentFolder(path))
     console.print(comparison_table(comparison))
-    say(console, reading(comparison))
+    console.print(reading(comparison), markup=False, highlight=False)
     say(console, "")
     if comparison.missing:
         runs = ", ".join(f"{arm} seed {seed}" for arm, seed in comparison.missing)

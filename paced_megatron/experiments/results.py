@@ -42,13 +42,15 @@ class Arm:
 
     Attributes:
         name: as in the experiment; `BEFORE` is the student before training.
-        overrides: dotted key -> value, what makes the arm; empty for `BEFORE`.
+        overrides: dotted key -> value, what makes the arm; `pacing`: its whole section of that name. Both are
+            empty for `BEFORE`.
         seeds: those whose run has come to its end.
         measures: accuracies in [0, 1] and costs, by name (`end.py`, ACCURACIES and COSTS).
     """
 
     name: str
     overrides: dict[str, Any]
+    pacing: dict[str, Any]
     seeds: list[int]
     measures: dict[str, Measured]
 
@@ -172,7 +174,8 @@ def _arm(name: str, experiment: Experiment, ends: Ends) -> Arm:
         if by_seed:
             values = list(by_seed.values())
             measures[measure] = Measured(mean(values), deviation(values), by_seed)
-    return Arm(name, dict(experiment.arms.get(name, {})), list(mine), measures)
+    pacing = {} if name == BEFORE else asdict(experiment.configs[name].pacing)
+    return Arm(name, dict(experiment.arms.get(name, {})), pacing, list(mine), measures)
 
 
 def _differences(names: Sequence[str], ends: Ends) -> list[Difference]:

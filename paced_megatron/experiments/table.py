@@ -10,7 +10,7 @@ from paced_megatron.evaluation.strata import STRATA
 from paced_megatron.experiments.experiment import BEFORE
 from paced_megatron.experiments.results import Comparison, Measured
 
-STRATUM_NAMES = {"never": "never solved before", "frontier": "sometimes", "always": "always"}
+STRATUM_NAMES = {"never": "never", "frontier": "sometimes", "always": "always"}  # solved, before
 MEASURE_NAMES = {
     "test_sampled": "held-out, sampled",
     "test_greedy": "held-out, greedy",
@@ -42,12 +42,13 @@ def comparison_table(comparison: Comparison) -> Group:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", no_wrap=True)
     for arm in comparison.arms:
-        table.add_column(arm.name, justify="right")
+        table.add_column(arm.name, justify="right", no_wrap=True)
     for group in _GROUPS:
         shown = [name for name in group if any(name in arm.measures for arm in comparison.arms)]
         for name in shown:
             cells = [_cell(name, arm.measures.get(name)) for arm in comparison.arms]
-            label = measure_name(name, comparison.problems.get(name))
+            problems = comparison.problems.get(name) if name.startswith("test") else None
+            label = measure_name(name, problems)
             table.add_row(label, *cells, end_section=name == shown[-1])
     return Group(_title(comparison), table)
 
@@ -55,8 +56,10 @@ def comparison_table(comparison: Comparison) -> Group:
 def _title(comparison: Comparison) -> str:
     seeds = len({seed for arm in comparison.arms for seed in arm.seeds})
     spread = f"mean ± deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    shared = "; rollouts are made once a seed for all arms" if len(comparison.arms) > 2 else ""
-    return f"accuracy in %, {spread}; `{BEFORE}` is the student before training{shared}"
+    return (
+        f"accuracy in %, {spread}; `{BEFORE}` is the student before training, and never, sometimes, "
+        "always are what it then solved; rollouts are made once a seed, for all arms"
+    )
 
 
 def _cell(name: str, measured: Measured | None) -> str:
@@ -65,4 +68,4 @@ def _cell(name: str, measured: Measured | None) -> str:
     if name in MEASURE_NAMES and not name.startswith(("test", "forgetting")):
         return f"{measured.mean:,.0f}"
     mean = f"{100 * measured.mean:.1f}"
-    return mean if measured.deviation is None else f"{mean} ± {100 * measured.deviation:.1f}"
+    return mean if measured.deviation is None else f"{mean}±{100 * measured.deviation:.1f}"
