@@ -39,7 +39,7 @@ class _BarsOnly(Console):
 def bars_only(console: Console) -> Console:
     """A console that shows how far work has come while it goes on, and warnings, and nothing else: for many
     runs one after the other, each of which would say a page."""
-    return _BarsOnly(file=console.file, quiet=console.quiet)
+    return _BarsOnly(file=console.file, quiet=console.quiet, force_terminal=console.is_terminal or None)
 
 
 def say(console: Console, text: str) -> None:

@@ -100,6 +100,17 @@ def test_what_the_arms_of_a_seed_share_was_made_once_and_another_seed_draws_anew
         assert phases.count("attempts") == phases.count("responses") == phases.count("strata") == 1
 
 
+def test_another_seed_gives_another_student_but_the_same_greedy_answers_before_training(experiment):
+    runs = [run_of(experiment, "paced", seed) for seed in (1, 2)]
+    weights = [load_file(run / "stage-1/hf/model.safetensors")["model.norm.weight"] for run in runs]
+    assert not torch.equal(*weights)
+    answers = [
+        [record["token_ids"] for record in records(run / "stage-1/evaluation/step-0000000/test-greedy.jsonl")]
+        for run in runs
+    ]
+    assert answers[0] == answers[1]  # one student, and nothing drawn
+
+
 def test_each_arm_trains_on_what_it_keeps(experiment):
     kept = {
         arm: [record["kept"] for record in records(run_of(experiment, arm, 1) / "stage-1/pass_rates.jsonl")]
