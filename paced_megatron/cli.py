@@ -205,10 +205,12 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     experiment = experiment.only(Selection(options.arms or fast.arms, options.seeds or fast.seeds))
     from paced_megatron.experiments.compare import check_experiment, missing_runs
     from paced_megatron.experiments.finish import finish
+    from paced_megatron.inputs import read_inputs
     from paced_megatron.progress import console_for
 
-    inputs, parallel = check_experiment(experiment), experiment.base.parallel
+    inputs, parallel = read_inputs(experiment.base), experiment.base.parallel
     if not already_launched():
+        check_experiment(experiment, inputs)
         if not missing_runs(experiment):
             print("all of these runs are there already")
             finish(experiment.run_dir, console_for(0))

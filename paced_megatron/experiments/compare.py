@@ -15,7 +15,7 @@ from paced_megatron.evaluation.accuracy import SAMPLED, TEST, read_rows
 from paced_megatron.experiments.experiment import Experiment, check_folder, with_recorded
 from paced_megatron.experiments.finished import is_finished
 from paced_megatron.experiments.shared import check_shared, link_shared, record_shared
-from paced_megatron.inputs import Inputs, read_inputs
+from paced_megatron.inputs import Inputs
 from paced_megatron.job import Job
 from paced_megatron.phases import evaluate_before, respond, roll_out, weigh
 from paced_megatron.progress import bars_only, duration, say
@@ -26,17 +26,14 @@ from paced_megatron.runtime.run_lock import run_lock
 from paced_megatron.runtime.world import World
 
 
-def check_experiment(experiment: Experiment) -> Inputs:
-    """All that can be known before processes are started: the inputs, and every folder that is there. Writes
-    nothing. Raises UserError."""
+def check_experiment(experiment: Experiment, inputs: Inputs) -> None:
+    """Every folder that is there, before processes are started. Writes nothing. Raises UserError."""
     check_folder(experiment)
-    inputs = read_inputs(experiment.base)
     for seed in experiment.seeds:
         check_run_folder(experiment.folder.shared(seed), experiment.shared_config(seed), inputs)
         for arm in experiment.arms:
             with _named(arm, seed):
                 check_run_folder(experiment.folder.arm(arm, seed), experiment.config(arm, seed), inputs)
-    return inputs
 
 
 def missing_runs(experiment: Experiment) -> list[tuple[str, int]]:
@@ -57,6 +54,7 @@ def run_missing(experiment: Experiment, inputs: Inputs, world: World, console: C
     todo = [(arm, seed) for arm, seed in world.lead.agree(missing_runs(experiment))]
     if world.is_lead:
         with run_lock(experiment.run_dir):
+            check_folder(experiment)  # again: now it is ours
             write_atomically(experiment.folder.experiment, with_recorded(experiment).dump())
             _run_missing(experiment, todo, inputs, world, console)
     else:

@@ -203,12 +203,12 @@ def _arm_config(tree: Node, base_tree: Node, base: Config, name: str) -> Config:
 
 
 def _check_one_text(tree: Node, experiment: Experiment) -> None:
-    kept = {config.pacing.keep for config in experiment.configs.values()}
+    kept = {config.pacing.keep for config in (experiment.base, *experiment.configs.values())}
     if len(kept) > 1 and experiment.base.rollout.respond_to != "all":
         listed = _listed(sorted(kept))
         raise UserError(
-            f"{tree.find('base').where}: the arms keep different problems (pacing.keep: {listed}) and have "
-            "to learn from the same text; set rollout.respond_to: all in the base"
+            f"{tree.find('base').where}: arms and base keep different problems (pacing.keep: {listed}) and "
+            "have to learn from the same text; set rollout.respond_to: all in the base"
         )
 
 
