@@ -1,4 +1,4 @@
-"""Rules that join several keys of a configuration; `config_check.build` applies them after the single keys."""
+"""Rules that join several keys of a configuration; `config_check.build` applies them last."""
 
 from __future__ import annotations
 
