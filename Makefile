@@ -40,8 +40,8 @@ $(INSTALLED): setup.py constraints.txt
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-quickstart: $(INSTALLED) ## the whole loop on tiny models
-	$(VENV)/bin/paced quickstart
+quickstart: $(INSTALLED) ## pacing and its baselines on tiny models; FAST=1: two arms, one seed
+	$(VENV)/bin/paced quickstart $(if $(FAST),--fast)
 
 test: lint types unit ## all that has to pass: lint, types, tests
 

@@ -19,11 +19,12 @@ REQUIRED = [
     "numpy>=1.26",  # seeds, and sums over problems
     "pyyaml>=6.0",  # a run's configuration
     "transformers>=5.0,<6",  # tokenizers, chat templates, and the models of the embedded rollout engine
-    "jinja2>=3.1",  # chat templates: transformers needs it for them and does not say so
+    "jinja2>=3.1",  # the report's page; and chat templates: transformers needs it and does not say so
     "safetensors>=0.5",  # weights in and out
     "huggingface_hub>=1.0",  # models by their name on the hub; what it fetches is kept and resumed
     "math-verify>=0.9,<0.10",  # are two answers equal? Another verdict is another weight, so one series
     "rich>=13",  # the progress line
+    "matplotlib>=3.9",  # the pictures of a run's report; older ones don't go with numpy 2
     "psutil>=5.9",  # without it Megatron's checkpoint writer hangs
 ]
 
@@ -60,6 +61,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["paced_megatron", "paced_megatron.*"]),
+    package_data={"paced_megatron.report": ["templates/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRED,
     extras_require=EXTRAS,

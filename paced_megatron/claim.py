@@ -8,7 +8,9 @@ from dataclasses import asdict
 from paced_megatron.config import Config
 from paced_megatron.config_io import config_from_dict, diff_configs, dump_config
 from paced_megatron.errors import UserError
+from paced_megatron.experiments.shared import check_shared
 from paced_megatron.inputs import Inputs
+from paced_megatron.report.environment import write_environment
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.files import sweep_leftovers, write_atomically
 
@@ -20,7 +22,7 @@ def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
 
     Raises:
         UserError: the folder holds something else than a run, or a run of another configuration or other
-            problems.
+            problems; or a file that it shares with other arms is not what it was.
     """
     if not folder.config.exists():
         if folder.path.exists() and not folder.path.is_dir():
@@ -40,6 +42,7 @@ def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
             f"{folder.path} holds a run of another configuration: {shown}{more}; choose another run_dir, or "
             f"go back to {folder.config}"
         )
+    check_shared(folder)
     if folder.problems.exists() and folder.problems.read_text(encoding="utf-8") != _problem_lines(inputs):
         raise UserError(
             f"{config.problems.train}: not the problems that the run in {folder.path} began with "
@@ -56,12 +59,13 @@ def claim_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomically(folder.problems, _problem_lines(inputs))
     if not folder.config.exists():
+        write_environment(folder.environment)
         write_atomically(folder.config, dump_config(config))
 
 
 def _foreign_files(folder: RunFolder) -> list[str]:
     """Names in the folder that a run killed at its very start would not have left."""
-    ours = {folder.problems, folder.logs}
+    ours = {folder.problems, folder.environment, folder.logs}
     found = folder.path.iterdir() if folder.path.is_dir() else ()
     return [path.name for path in found if path not in ours and not path.name.startswith(".")]
 

@@ -1,5 +1,5 @@
-"""`paced`: one verb per phase, and `run` for all of them. Thin: what a verb does is in `phases/` and
-`run.py`."""
+"""`paced`: one verb per phase, `run` for all of them, `compare` for several runs, `report` for a folder.
+Thin: what a verb does is in `phases/`, `run.py`, `experiments/` and `report/`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.launch import already_launched, launch
 
 if TYPE_CHECKING:
+    from paced_megatron.experiments.experiment import Experiment
     from paced_megatron.inputs import Inputs
     from paced_megatron.job import Job
+    from paced_megatron.runtime.world import World
 
 USER_ERROR, INTERRUPTED = 2, 130
-QUICKSTART = Path(__file__).resolve().parents[1] / "examples" / "quickstart" / "quickstart.yaml"
+QUICKSTART = Path(__file__).resolve().parents[1] / "examples" / "quickstart" / "experiment.yaml"
 
 
 def _run(job: Job, stages: Sequence[int]) -> None:
@@ -73,7 +75,7 @@ VERBS: dict[str, Verb] = {
 _EXAMPLES = """\
 examples:
   paced quickstart
-      the whole loop on tiny models, on this machine's CPU
+      pacing against its baselines on tiny models, on this machine's CPU; --fast: two arms, one seed
   paced run recipe.yaml
       a run of your own; start it again to go on after an interruption
   paced run recipe.yaml training.lr=3e-6 run_dir=runs/lr3
@@ -82,6 +84,10 @@ examples:
       one phase of one stage
   paced convert to-megatron models/Qwen3-8B checkpoints/qwen3-8b --verify
       weights between Hugging Face folders and Megatron checkpoints
+  paced compare experiment.yaml --seeds 1,2
+      several arms and seeds in one job; what is there already isn't made again
+  paced report runs/lr3
+      report.html of a run, or of an experiment
 
 Keys and defaults: docs/configuration.md.
 Exit codes: 0 done, 1 failed, 2 a mistake in the input, 130 interrupted.
@@ -125,14 +131,43 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--stage", type=int, metavar="N", help="only stage N, from 1 (default: all, in order)"
             )
-    quickstart = verbs.add_parser(
-        "quickstart",
-        help="`run` on the tiny models in examples/quickstart/",
-        description="The first run.",
+    compare = verbs.add_parser(
+        "compare", help="run an experiment's arms and seeds, those that are missing", description=_COMPARE
     )
-    _add_overrides(quickstart)
+    compare.add_argument("config", type=Path, help="the experiment's YAML file: run_dir, base, arms, seeds")
+    quickstart = verbs.add_parser(
+        "quickstart", help="`compare` on the tiny models in examples/quickstart/", description=_COMPARE
+    )
+    for command in (compare, quickstart):
+        _add_overrides(command)
+        command.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
+        command.add_argument("--seeds", type=_numbers, metavar="1,2", help="only these seeds")
+        command.add_argument(
+            "--fast",
+            action="store_true",
+            help="those that the file calls `fast:`",
+        )
+    report = verbs.add_parser(
+        "report", help="report.html from the files of a run or an experiment", description=_REPORT
+    )
+    report.add_argument("folder", type=Path, help="the run's or the experiment's folder (run_dir)")
     convert_command.add_convert(verbs)
     return parser
+
+
+_COMPARE = (
+    "Run what is missing of an experiment, each arm and seed into a run's folder of its own, in one job; "
+    "then show the table of arms and write report.html. key=value replaces a key of the base."
+)
+_REPORT = "Write report.html, and the same as PNG, CSV and JSON, from a folder's files. Nothing is run."
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(name) for name in _names(text)]
 
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:
@@ -142,26 +177,67 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
 
 
 def _command(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    if options.verb == "convert":
-        return convert_command.run(options)
-    if options.verb == "quickstart" and not QUICKSTART.is_file():
-        raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
-    config_path = QUICKSTART if options.verb == "quickstart" else options.config
-    verb = VERBS["run" if options.verb == "quickstart" else options.verb]
-    config = load_config(config_path, options.overrides)
+    return OTHER_VERBS.get(options.verb, _phases)(options, argv)
+
+
+def _phases(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    verb = VERBS[options.verb]
+    config = load_config(options.config, options.overrides)
     stages = _stages(config, getattr(options, "stage", None))
     # Imported late, as in `_phase`.
     from paced_megatron.claim import check_run_folder
-    from paced_megatron.inputs import read_inputs, with_local_models
+    from paced_megatron.inputs import read_inputs
 
-    local = with_local_models(config)
-    inputs, folder = read_inputs(local), RunFolder(config.run_dir)
+    inputs, folder = read_inputs(config), RunFolder(config.run_dir)
     if not already_launched():
         # What is wrong is found here, before processes are started and models loaded.
         check_run_folder(folder, config, inputs)
         if config.parallel.world_size > 1:
             return launch(argv, config.parallel.world_size, log_dir=folder.logs)
-    return _work_as_rank(config, local, inputs, verb, stages)
+    return _work_as_rank(config, inputs, verb, stages)
+
+
+def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """`paced compare`, and `paced quickstart`, which is this on a file of ours."""
+    if options.verb == "quickstart" and not QUICKSTART.is_file():
+        raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
+    from paced_megatron.experiments.experiment import Selection, load_experiment
+
+    path = QUICKSTART if options.verb == "quickstart" else options.config
+    experiment = load_experiment(path, options.overrides)
+    fast = experiment.fast if options.fast else Selection()
+    experiment = experiment.only(Selection(options.arms or fast.arms, options.seeds or fast.seeds))
+    from paced_megatron.experiments.compare import check_experiment, missing_runs
+    from paced_megatron.experiments.finish import finish
+    from paced_megatron.inputs import read_inputs
+    from paced_megatron.progress import console_for
+
+    inputs, parallel = read_inputs(experiment.base), experiment.base.parallel
+    if not already_launched():
+        check_experiment(experiment, inputs)
+        if not missing_runs(experiment):
+            print("all of these runs are there already")
+            finish(experiment.run_dir, console_for(0))
+            return 0
+        if parallel.world_size > 1:
+            return launch(argv, parallel.world_size, log_dir=experiment.folder.logs)
+    return _compare_as_rank(experiment, inputs)
+
+
+def _report(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    from paced_megatron.report import write_report
+
+    print(write_report(options.folder))
+    return 0
+
+
+# Verbs that are not a row of VERBS: they have other arguments than a configuration and a stage.
+OTHER_VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
+    "compare": _compare,
+    "convert": lambda options, argv: convert_command.run(options),
+    "quickstart": _compare,
+    "report": _report,
+}
 
 
 def _stages(config: Config, only: int | None) -> list[int]:
@@ -171,26 +247,49 @@ def _stages(config: Config, only: int | None) -> list[int]:
     return list(numbers) if only is None else [only]
 
 
-def _work_as_rank(config: Config, local: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
-    """This process's part of the job. The run's folder records `config`, which may name models as on the
-    Hugging Face hub; the work is done with `local`, which has their folders."""
+def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
+    """This process's part of the job."""
     from paced_megatron.claim import claim_run_folder
     from paced_megatron.job import Job
     from paced_megatron.progress import console_for
-    from paced_megatron.runtime.lead import LeadFailed
     from paced_megatron.runtime.run_lock import run_lock
-    from paced_megatron.runtime.world import joined_world
 
     folder = RunFolder(config.run_dir)
+
+    def work(world: World) -> None:
+        job = Job(config, inputs, folder, world, console_for(world.rank))
+        if world.is_lead:
+            with run_lock(folder.path):
+                claim_run_folder(folder, config, inputs)
+                verb.work(job, stages)
+        else:
+            verb.work(job, stages)
+
+    return _in_world(config, work)
+
+
+def _compare_as_rank(experiment: Experiment, inputs: Inputs) -> int:
+    """This process's part of an experiment; rank 0 shows what came out when the job has ended."""
+    from paced_megatron.experiments.compare import run_missing
+    from paced_megatron.experiments.finish import finish
+    from paced_megatron.progress import console_for
+
+    rank = int(os.environ.get("RANK", "0"))
+    console = console_for(rank)
+    code = _in_world(experiment.base, lambda world: run_missing(experiment, inputs, world, console))
+    if code == 0 and rank == 0:
+        finish(experiment.run_dir, console)
+    return code
+
+
+def _in_world(config: Config, work: Callable[[World], None]) -> int:
+    """Join the job's other processes and do the work with them; returns the exit code."""
+    from paced_megatron.runtime.lead import LeadFailed
+    from paced_megatron.runtime.world import joined_world
+
     try:
         with joined_world(config.parallel, config.seed) as world:
-            job = Job(local, inputs, folder, world, console_for(world.rank))
-            if world.is_lead:
-                with run_lock(folder.path):
-                    claim_run_folder(folder, config, inputs)
-                    verb.work(job, stages)
-            else:
-                verb.work(job, stages)
+            work(world)
     except LeadFailed as error:
         if not error.is_user_error:
             traceback.print_exc()

@@ -65,6 +65,13 @@ class ProblemsConfig:
     test: Annotated[
         Path | None, Key("JSONL file of held-out problems, for evaluation; null: no evaluation")
     ] = None
+    forgetting: Annotated[
+        Path | None,
+        Key(
+            "JSONL file of problems of another skill, evaluated beside `test` to see what is forgotten; "
+            "null: none"
+        ),
+    ] = None
     fields: Annotated[
         dict[str, str],
         Key(
@@ -122,6 +129,13 @@ class RolloutConfig:
     top_k: Annotated[int, Key("sample among the k likeliest tokens; -1: all", at_least=1, off=-1)] = -1
     max_new_tokens: Annotated[int, Key("tokens after which an attempt is truncated", at_least=1)] = 1024
     batch_size: Annotated[int, Key("attempts generated together, and redone together", at_least=1)] = 64
+    respond_to: Annotated[
+        Literal["kept", "all"],
+        Key(
+            "the teacher answers the problems that are kept, or `all`: then its text does not depend on "
+            "pacing, and the arms of an experiment share it"
+        ),
+    ] = "kept"
 
 
 @dataclass(frozen=True)
@@ -129,10 +143,21 @@ class PacingConfig:
     """How a pass rate p becomes a problem's weight."""
 
     kernel: Annotated[
-        Literal["beta", "uniform"], Key("`beta`: p^alpha (1-p)^beta; `uniform`: 1 on the whole frontier")
+        Literal["beta", "uniform"], Key("`beta`: p^alpha (1-p)^beta; `uniform`: 1 for every problem kept")
     ] = "beta"
     alpha: Annotated[float, Key("exponent of p in the beta kernel", at_least=0)] = 1.0
     beta: Annotated[float, Key("exponent of 1-p in the beta kernel", at_least=0)] = 1.0
+    keep: Annotated[
+        Literal["frontier", "solvable", "unmastered", "all"],
+        Key(
+            "which problems are trained on, k of K attempts being correct: `frontier` 0 < k < K; `solvable` "
+            "k > 0; `unmastered` k < K; `all`"
+        ),
+    ] = "frontier"
+    permute: Annotated[
+        bool,
+        Key("a control: the weights are dealt out anew, at random, among the problems kept (follows seed)"),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +241,22 @@ class EvaluationConfig:
         int | None,
         Key("tokens after which an attempt is truncated; null: rollout.max_new_tokens", at_least=1),
     ] = None
+    greedy: Annotated[
+        bool, Key("also measure the accuracy of greedy decoding, with one attempt a problem")
+    ] = False
+    strata_attempts: Annotated[
+        int,
+        Key(
+            "attempts of the initial student at each held-out problem, which tell those that it never, "
+            "sometimes or always solves apart; 0: no such strata",
+            at_least=2,
+            off=0,
+        ),
+    ] = 0
+    pass_rates_after: Annotated[
+        bool,
+        Key("the trained student attempts the training problems K times too, to show which have moved"),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import yaml
 
 from paced_megatron.config import Config
 from paced_megatron.config_check import build
-from paced_megatron.config_tree import apply_override, from_python, read_yaml
+from paced_megatron.config_tree import Node, apply_override, from_python, read_yaml
 from paced_megatron.errors import UserError
 
 
@@ -27,16 +27,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     both, so that results do not land beside a recipe. All come back absolute, `~` is understood. Raises
     UserError.
     """
+    tree = read_tree(path)
+    for override in overrides:
+        tree = apply_override(tree, override)
+    return build(tree)
+
+
+def read_tree(path: Path) -> Node:
+    """A YAML file as a tree whose values know where they were said. Raises UserError where there is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the run's YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a YAML file ({error})") from None
-    tree = read_yaml(text, str(path), folder=path.absolute().parent)
-    for override in overrides:
-        tree = apply_override(tree, override)
-    return build(tree)
+    return read_yaml(text, str(path), folder=path.absolute().parent)
 
 
 def config_from_dict(

@@ -150,6 +150,11 @@ def apply_override(tree: Node, override: str) -> Node:
     return _replaced(tree, dotted.split("."), _said_at(where, replace(node, literal=text)), "")
 
 
+def replace_key(tree: Node, dotted: str, node: Node) -> Node:
+    """The tree with the value at a dotted key replaced by `node`, as an override does. Raises UserError."""
+    return _replaced(tree, dotted.split("."), node, "")
+
+
 def _said_at(where: str, node: Node) -> Node:
     """The tree with one `where` all over: an override has no lines."""
     value = node.value

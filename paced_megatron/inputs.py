@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,29 +49,22 @@ class Inputs:
     """What a configuration names, read and checked.
 
     Attributes:
-        train, test: the problems to train on, and those held out (None: no evaluation).
+        train, test, forgetting: the problems to train on, those held out (None: no evaluation), and those of
+            another skill (None: none).
         tokenizer: the student's; the teacher's is the same.
         student, teacher: their shapes.
+        student_folder, teacher_folder: where their weights lie; for a model named as on the Hugging Face hub
+            its folder in the local cache, which the configuration doesn't name.
     """
 
     train: ProblemSet
     test: ProblemSet | None
+    forgetting: ProblemSet | None
     tokenizer: PreTrainedTokenizerBase
     student: ModelShape
     teacher: ModelShape
-
-
-def with_local_models(config: Config) -> Config:
-    """The configuration with every model that is named as on the Hugging Face hub replaced by its folder.
-
-    Raises:
-        UserError: the model is not there, or can't be fetched.
-    """
-    return replace(
-        config,
-        student=replace(config.student, path=local_folder(config.student.path)),
-        teacher=replace(config.teacher, path=local_folder(config.teacher.path)),
-    )
+    student_folder: Path
+    teacher_folder: Path
 
 
 def read_inputs(config: Config) -> Inputs:
@@ -83,23 +76,24 @@ def read_inputs(config: Config) -> Inputs:
     Raises:
         UserError: the first thing that is wrong, by name, and what to do.
     """
-    student, teacher = (
-        _checked_model(config.student.path, config),
-        _checked_model(config.teacher.path, config),
-    )
-    same_tokenizer(config.student.path, config.teacher.path)
+    student_folder, teacher_folder = local_folder(config.student.path), local_folder(config.teacher.path)
+    student, teacher = _checked_model(student_folder, config), _checked_model(teacher_folder, config)
+    same_tokenizer(student_folder, teacher_folder)
     prompts = config.problems.prompts
-    tokenizer = load_tokenizer(config.student.path, prompts)
+    tokenizer = load_tokenizer(student_folder, prompts)
     check_prompts(tokenizer, prompts)
-    for shape, folder in ((student, config.student.path), (teacher, config.teacher.path)):
+    for shape, folder in ((student, student_folder), (teacher, teacher_folder)):
         if shape.vocab_size < len(tokenizer):
             raise UserError(
                 f"{folder}: the head has {shape.vocab_size} rows for the tokenizer's {len(tokenizer)} "
                 "entries; weights and tokenizer are not of the same model"
             )
     train = _problem_set(config.problems.train, config, tokenizer)
-    test = _problem_set(config.problems.test, config, tokenizer) if config.problems.test else None
-    inputs = Inputs(train, test, tokenizer, student, teacher)
+    test, forgetting = (
+        _problem_set(path, config, tokenizer) if path else None
+        for path in (config.problems.test, config.problems.forgetting)
+    )
+    inputs = Inputs(train, test, forgetting, tokenizer, student, teacher, student_folder, teacher_folder)
     _check_lengths(config, inputs)
     return inputs
 
@@ -128,6 +122,7 @@ def _check_lengths(config: Config, inputs: Inputs) -> None:
     for problems, key, new_tokens in (
         (inputs.train, "rollout.max_new_tokens", config.rollout.max_new_tokens),
         (inputs.test, "evaluation.max_new_tokens", evaluation_tokens),
+        (inputs.forgetting, "evaluation.max_new_tokens", evaluation_tokens),
     ):
         if problems is None:
             continue

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from paced_megatron.config import Config, StageConfig
 from paced_megatron.inputs import Inputs
-from paced_megatron.progress import say
+from paced_megatron.progress import say, warn
 from paced_megatron.rollout.engine import RolloutEngine
 from paced_megatron.rollout.engines import ENGINES
 from paced_megatron.run_folder import RunFolder, StageFolder
@@ -40,13 +40,17 @@ class Job:
         """Print a line; on rank 0 only."""
         say(self.console, text)
 
+    def warn(self, text: str) -> None:
+        """Print a warning, also where little else is printed; on rank 0 only."""
+        warn(self.console, f"warning: {text}")
+
     def stage_folder(self, number: int) -> StageFolder:
         return self.folder.stage(number)
 
     def student_before(self, number: int) -> tuple[Path, str]:
         """The student that stage `number` starts from: its folder, and the version its attempts carry."""
         if number == 1:
-            return self.config.student.path, "initial"
+            return self.inputs.student_folder, "initial"
         return self.folder.stage(number - 1).student, f"stage-{number - 1}"
 
     @contextmanager

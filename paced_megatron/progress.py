@@ -32,8 +32,24 @@ def console_for(rank: int, file: TextIO | None = None) -> Console:
     return Console(file=file or sys.stdout, quiet=rank != 0)
 
 
+class _BarsOnly(Console):
+    """What `bars_only` makes; it prints where the console prints that it was made from."""
+
+
+def bars_only(console: Console) -> Console:
+    """A console that shows how far work has come while it goes on, and warnings, and nothing else: for many
+    runs one after the other, each of which would say a page."""
+    return _BarsOnly(file=console.file, quiet=console.quiet, force_terminal=console.is_terminal or None)
+
+
 def say(console: Console, text: str) -> None:
     """Print a line, as it is; above the bar while one is shown on this console."""
+    if not isinstance(console, _BarsOnly):
+        warn(console, text)
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a line that has to be seen on any console."""
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -63,7 +79,7 @@ class Progress:
             bar.update(task, completed=self.done, status=self.status())
         elif self.clock() - self._last_line >= LINE_EVERY_S:
             self._last_line = self.clock()
-            say(self.console, f"{self.description}: {self.status()}")
+            warn(self.console, f"{self.description}: {self.status()}")
 
     def show_on(self, bar: RichProgress) -> None:
         """Show every further step on a bar, rather than in lines."""

@@ -16,6 +16,12 @@ from paced_megatron.phases import (
 
 
 def run(job: Job) -> None:
+    """All stages, and the table of what came out."""
+    run_stages(job)
+    show_results(job)
+
+
+def run_stages(job: Job) -> None:
     """Roll out, weigh, distil; once per stage. Start it again after it was killed, and it goes on."""
     for stage in job.stage_numbers:
         roll_out(job, stage)  # the student attempts every problem K times
@@ -26,4 +32,3 @@ def run(job: Job) -> None:
         train(job, stage)  # weighted KL towards the teacher, on Megatron-Core
         export(job, stage)  # back to Hugging Face form: the next stage rolls out with it
         evaluate_after(job, stage)
-    show_results(job)

@@ -1,4 +1,46 @@
-"""Where a run keeps what: the names of its files, and nothing else."""
+"""Where a run keeps what: the names of its files, and nothing else.
+
+A run's folder, all of it readable without this project's code:
+
+    config.yaml       the whole configuration, defaults included
+    problems.jsonl    the training problems: id, problem, answer, solution, level
+    evaluation.json   {"rows": [...]}: a row per measurement (evaluation/accuracy.py, `EvaluationRow`); stage,
+                      step, problem_set ("test", "forgetting") and decoding ("sampled", "greedy") say which
+    strata.jsonl      a line per test problem: problem_id, correct, attempts, pass_rate, stratum ("never",
+                      "frontier", "always"), by attempts of the initial student that serve nothing else
+    timings.jsonl     a line per piece of work that has ended: phase, stage, file, seconds, tokens, attempts
+                      (timings.py); training is in metrics.jsonl, where each step has its own seconds
+    shared.json       only in an arm: {file: {"sha256": ..., "from": ...}} of what its seed made once; its
+                      timings.jsonl then begins with what that took
+    stage-N/
+      attempts.jsonl    K attempts at every training problem by the student that the stage starts from
+      pass_rates.jsonl  a line per training problem: problem_id, correct, attempts, pass_rate, on_frontier,
+                        kept, weight (0 where not kept; mean 1 over those that are)
+      responses.jsonl   the teacher's text
+      metrics.jsonl     a line per optimizer step (training/metrics.py): loss, tokens, step_time (seconds) ...
+      checkpoints/      training state
+      hf/               the trained student as a Hugging Face folder
+      evaluation/step-0000020/test-sampled.jsonl
+                        the attempts behind a row of evaluation.json: PROBLEM_SET-DECODING
+      evaluation/strata.jsonl
+                        the attempts behind strata.jsonl (stage 1 only)
+      attempts_after.jsonl, pass_rates_after.jsonl
+                        the same K attempts at every training problem by the trained student, and their pass
+                        rates (problem_id, correct, attempts, pass_rate, on_frontier), where
+                        evaluation.pass_rates_after asks for them; in the last stage only
+
+An experiment's folder holds runs:
+
+    experiment.yaml   run_dir, seeds, arms (name -> {dotted key: value}), base (every key, overrides
+                      included); `paced compare` takes it as it takes the file that it was made from
+    arms/ARM/seed-N/  ordinary run folders; what a seed's arms have in common is hard-linked, and named by
+                      hash in shared.json
+    shared/seed-N/    stage-1/{attempts.jsonl, responses.jsonl, evaluation/strata.jsonl,
+                      evaluation/step-0000000/*.jsonl} and timings.jsonl, as in a run's folder: made once;
+                      shared.json, written last, has their hashes
+    comparison.json, comparison.csv
+                      the table of arms, and the paired differences between them (experiments/results.py)
+"""
 
 from __future__ import annotations
 
@@ -38,12 +80,27 @@ class StageFolder:
         """The trained student, as a Hugging Face folder."""
         return self.path / "hf"
 
+    @property
+    def attempts_after(self) -> Path:
+        """Attempts at the training problems by the trained student."""
+        return self.path / "attempts_after.jsonl"
+
+    @property
+    def pass_rates_after(self) -> Path:
+        return self.path / "pass_rates_after.jsonl"
+
+    @property
+    def strata_attempts(self) -> Path:
+        """The initial student's attempts that sort the test problems into strata."""
+        return self.path / "evaluation" / "strata.jsonl"
+
     def snapshot(self, step: int) -> Path:
         """The student after `step` optimizer steps, for as long as it is being evaluated."""
         return self.path / f"snapshot-{step:07d}"
 
-    def evaluation_attempts(self, step: int) -> Path:
-        return self.path / "evaluation" / f"step-{step:07d}.jsonl"
+    def evaluation_attempts(self, step: int, problem_set: str, decoding: str) -> Path:
+        """The attempts behind one row of evaluation.json."""
+        return self.path / "evaluation" / f"step-{step:07d}" / f"{problem_set}-{decoding}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -65,9 +122,57 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def environment(self) -> Path:
+        """With what the run was begun: commit, versions."""
+        return self.path / "environment.json"
+
+    @property
+    def strata(self) -> Path:
+        return self.path / "strata.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        return self.path / "timings.jsonl"
+
+    @property
+    def shared(self) -> Path:
+        """Which of its files an arm has in common with the other arms of its seed, by hash."""
+        return self.path / "shared.json"
+
+    @property
     def logs(self) -> Path:
         """What the ranks other than 0 print."""
         return self.path / "logs"
 
     def stage(self, number: int) -> StageFolder:
         return StageFolder(self.path / f"stage-{number}", number)
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """An experiment's folder: a run's folder for each arm and seed, and what the arms of a seed share."""
+
+    path: Path
+
+    @property
+    def experiment(self) -> Path:
+        return self.path / "experiment.yaml"
+
+    @property
+    def comparison(self) -> Path:
+        return self.path / "comparison.json"
+
+    @property
+    def comparison_csv(self) -> Path:
+        return self.path / "comparison.csv"
+
+    @property
+    def logs(self) -> Path:
+        """What the ranks other than 0 print."""
+        return self.path / "logs"
+
+    def arm(self, name: str, seed: int) -> RunFolder:
+        return RunFolder(self.path / "arms" / name / f"seed-{seed}")
+
+    def shared(self, seed: int) -> RunFolder:
+        return RunFolder(self.path / "shared" / f"seed-{seed}")

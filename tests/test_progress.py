@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from paced_megatron.progress import console_for, duration, say, track
+from paced_megatron.progress import bars_only, console_for, duration, say, track, warn
 
 
 @dataclass
@@ -132,3 +132,27 @@ def test_durations_read_as_people_say_them() -> None:
     spoken = {0: "0.0 s", 4.23: "4.2 s", 9.97: "10 s", 59.4: "59 s", 59.6: "1 min 00 s", 65: "1 min 05 s"}
     spoken |= {3599.7: "1 h 00 min", 7380: "2 h 03 min", 90000: "1 d 01 h"}
     assert {seconds: duration(seconds) for seconds in spoken} == spoken
+
+
+def test_among_many_runs_only_what_goes_on_and_warnings_are_shown() -> None:
+    console, text = a_log()
+    quiet, clock = bars_only(console), Clock()
+    say(quiet, "a page of results")
+    with track("rollouts", total=20, unit="attempts", console=quiet, clock=clock) as bar:
+        clock.now += 6.0
+        bar.advance(12)
+    warn(quiet, "warning: few problems")
+    assert text.getvalue().splitlines() == [
+        "rollouts: 12/20 attempts, 2 attempts/s, 4.0 s left",
+        "warning: few problems",
+    ]
+
+
+def test_among_many_runs_a_terminal_still_shows_a_bar_and_ranks_other_than_0_nothing() -> None:
+    console, text = a_terminal()
+    quiet = bars_only(console)
+    assert quiet.is_terminal
+    with track("rollouts", total=20, unit="attempts", console=quiet) as bar:
+        bar.advance(20)
+    assert "rollouts" in text.getvalue() and "20/20 attempts in" not in text.getvalue()
+    assert bars_only(console_for(1)).quiet

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from paced_megatron.config import Config, Key
-from paced_megatron.config_check import RULES, is_required, key_of
+from paced_megatron.config_check import is_required, key_of
+from paced_megatron.config_rules import RULES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 

@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from paced_megatron.pacing.kernels import KERNELS, Kernel, beta, make_kernel, uniform
 from paced_megatron.pacing.pass_rate import ESTIMATORS, PassRate, pass_rates
-from paced_megatron.pacing.records import read_pass_rates, read_weights, write_pass_rates
-from paced_megatron.pacing.weights import PacedWeights, problem_weights
+from paced_megatron.pacing.records import (
+    read_pass_rates,
+    read_weights,
+    write_pass_rates,
+    write_rates_after,
+)
+from paced_megatron.pacing.weights import KEPT, PacedWeights, permuted, problem_weights
 
 __all__ = [
     "ESTIMATORS",
+    "KEPT",
     "KERNELS",
     "Kernel",
     "PacedWeights",
@@ -23,9 +29,11 @@ __all__ = [
     "beta",
     "make_kernel",
     "pass_rates",
+    "permuted",
     "problem_weights",
     "read_pass_rates",
     "read_weights",
     "uniform",
     "write_pass_rates",
+    "write_rates_after",
 ]

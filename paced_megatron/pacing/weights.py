@@ -1,22 +1,37 @@
-"""The weights of a stage's problems: kernel of the pass rate, mean 1 over the problems that are kept."""
+"""The weights of a stage's problems: kernel of the pass rate, mean 1 over the problems that are kept.
+
+PACED keeps the frontier and weighs it by p(1-p). What it is compared with is made of the same parts: other
+problems kept (a row of `KEPT`), the uniform kernel, or the same weights dealt out anew (`permuted`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from paced_megatron.errors import UserError
 from paced_megatron.pacing.kernels import Kernel
 from paced_megatron.pacing.pass_rate import ESTIMATORS, PassRate
+
+# Which problems are trained on; a row tells by a problem's pass rate whether it is.
+KEPT: dict[str, Callable[[PassRate], bool]] = {
+    "frontier": lambda rate: rate.on_frontier,
+    "solvable": lambda rate: rate.correct > 0,
+    "unmastered": lambda rate: rate.correct < rate.attempts,
+    "all": lambda rate: True,
+}
 
 
 @dataclass(frozen=True)
 class PacedWeights:
     """A stage's weights and what was left out.
 
-    `weights` holds the problems on the frontier alone, in the order of their pass rates, with mean 1.
-    weight = `constant` x the estimated kernel. `histogram[k]` counts the problems with k correct attempts.
+    `weights` holds the problems that are kept alone, in the order of their pass rates, with mean 1.
+    weight = `constant` x the estimated kernel (but for `permuted`). `dropped_k0` and `dropped_kK` count the
+    problems left out that were never or always solved. `histogram[k]` counts the problems with k correct
+    attempts.
     """
 
     weights: dict[str, float]
@@ -42,35 +57,45 @@ def effective_sample_size(weights: Collection[float]) -> float:
 
 
 def problem_weights(
-    pass_rates: Sequence[PassRate], kernel: Kernel, *, estimator: str = "plugin"
+    pass_rates: Sequence[PassRate], kernel: Kernel, *, estimator: str = "plugin", keep: str = "frontier"
 ) -> PacedWeights:
-    """Weigh the problems on the frontier (0 < k < K) and drop the others.
+    """Weigh the problems that `keep` (a row of `KEPT`) keeps, and drop the others.
 
     One constant for the whole set gives the weights mean 1. It must not be taken per batch: Adam forgets a
     constant factor, but a factor that changes from batch to batch weighs the batches anew and undoes pacing
     between them.
 
-    Raises UserError where there is nothing to train on: one attempt per problem, no problem on the frontier,
-    or a kernel that gives them no weight.
+    Raises UserError where there is nothing to train on: one attempt per problem, no problem on the frontier
+    (or none that is kept), or a kernel that gives them no weight.
     """
     histogram = _histogram(pass_rates)
-    _check_frontier(pass_rates, histogram)
+    kept = [rate for rate in pass_rates if KEPT[keep](rate)]
+    _check_kept(pass_rates, kept, keep, histogram)
     estimate = ESTIMATORS[estimator]
-    raw = {r.problem_id: estimate(r.correct, r.attempts, kernel) for r in pass_rates if r.on_frontier}
+    raw = {rate.problem_id: estimate(rate.correct, rate.attempts, kernel) for rate in kept}
     total = math.fsum(raw.values())
     constant = len(raw) / total if total > 0 else math.inf
     if not math.isfinite(constant):
         raise UserError(
-            f"the pacing kernel gives the {len(raw)} problems on the frontier no weight (sum {total:g}; "
+            f"the pacing kernel gives the {len(raw)} problems {_KEPT_NAMES[keep]} no weight (sum {total:g}; "
             f"{_show(histogram)}): choose smaller pacing.alpha and pacing.beta"
         )
+    dropped = [rate for rate in pass_rates if rate.problem_id not in raw]
     return PacedWeights(
         weights={problem_id: constant * value for problem_id, value in raw.items()},
         constant=constant,
-        dropped_k0=sum(r.correct == 0 for r in pass_rates),
-        dropped_kK=sum(r.correct == r.attempts for r in pass_rates),
+        dropped_k0=sum(rate.correct == 0 for rate in dropped),
+        dropped_kK=sum(rate.correct == rate.attempts for rate in dropped),
         histogram=histogram,
     )
+
+
+def permuted(paced: PacedWeights, seed: int) -> PacedWeights:
+    """The same weights, dealt out anew among the same problems: is it the shape of the kernel that helps, or
+    which problems are kept?"""
+    values = list(paced.weights.values())
+    random.Random(seed).shuffle(values)
+    return replace(paced, weights=dict(zip(paced.weights, values, strict=True)))
 
 
 def _histogram(pass_rates: Sequence[PassRate]) -> list[int]:
@@ -84,7 +109,17 @@ def _show(histogram: Sequence[int]) -> str:
     return ", ".join(f"k={k}: {count}" for k, count in enumerate(histogram) if count)
 
 
-def _check_frontier(pass_rates: Sequence[PassRate], histogram: Sequence[int]) -> None:
+_KEPT_NAMES = {
+    "frontier": "on the frontier",
+    "solvable": "that are solved at least once",
+    "unmastered": "that are not always solved",
+    "all": "of the set",
+}
+
+
+def _check_kept(
+    pass_rates: Sequence[PassRate], kept: Sequence[PassRate], keep: str, histogram: Sequence[int]
+) -> None:
     if len({r.problem_id for r in pass_rates}) < len(pass_rates):
         raise ValueError("a problem has two pass rates: pool its attempts first")
     if not pass_rates:
@@ -95,11 +130,17 @@ def _check_frontier(pass_rates: Sequence[PassRate], histogram: Sequence[int]) ->
             f"each of the {len(pass_rates)} problems has one attempt, so none can be on the student's "
             "frontier (0 < k < K): set rollout.attempts to 2 at least, 8 is advised"
         )
-    if not any(r.on_frontier for r in pass_rates):
+    if kept:
+        return
+    counts = f"K={most}; problems by correct attempts: {_show(histogram)}"
+    if keep == "frontier":
         raise UserError(
-            f"none of the {len(pass_rates)} problems is on the student's frontier (0 < k < K, K={most}; "
-            f"problems by correct attempts: {_show(histogram)}): {_remedy(pass_rates)}"
+            f"none of the {len(pass_rates)} problems is on the student's frontier (0 < k < K, {counts}): "
+            f"{_remedy(pass_rates)}"
         )
+    raise UserError(
+        f"pacing.keep={keep} keeps none of the {len(pass_rates)} problems ({counts}): {_remedy(pass_rates)}"
+    )
 
 
 def _remedy(pass_rates: Sequence[PassRate]) -> str:

@@ -11,6 +11,7 @@ from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.pacing import read_weights
 from paced_megatron.phases.evaluation import evaluate, is_measured
 from paced_megatron.phases.needs import read_recorded, student_before
+from paced_megatron.phases.rollouts import problems_to_respond_to
 from paced_megatron.rollout.requests import attempt_seed
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
@@ -27,7 +28,11 @@ def train(job: Job, number: int) -> None:
     examples = _examples(job, number)
     student_folder, _ = student_before(job, number)
     trainer = Trainer.from_folders(
-        job.world, stage, config.training, student_folder=student_folder, teacher_folder=config.teacher.path
+        job.world,
+        stage,
+        config.training,
+        student_folder=student_folder,
+        teacher_folder=job.inputs.teacher_folder,
     )
 
     def evaluate_snapshot(step: int, student: HiddenStatesModel) -> None:
@@ -38,7 +43,7 @@ def train(job: Job, number: int) -> None:
             student,
             job.inputs.student,
             job.world.groups,
-            source=config.student.path,
+            source=job.inputs.student_folder,
             out=snapshot,
             replace=True,  # a run killed during this evaluation left one
         )
@@ -68,9 +73,9 @@ def export(job: Job, number: int) -> None:
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
             "train` first"
         )
-    shape, model = load_model(job.config.student.path, job.world, job.config.training)
+    shape, model = load_model(job.inputs.student_folder, job.world, job.config.training)
     load_model_weights(folder.checkpoints, done, model)
-    save_folder(model, shape, job.world.groups, source=job.config.student.path, out=folder.student)
+    save_folder(model, shape, job.world.groups, source=job.inputs.student_folder, out=folder.student)
     job.say(f"stage {number}: student exported to {folder.student}")
 
 
@@ -79,7 +84,7 @@ def _examples(job: Job, number: int) -> list[Example]:
     folder = job.stage_folder(number)
     weights = read_weights(folder.pass_rates)
     responses = read_recorded(folder.responses, "respond")
-    if {response.problem_id for response in responses} != set(weights):
+    if {response.problem_id for response in responses} != set(problems_to_respond_to(job, number).by_id):
         raise UserError(
             f"{folder.responses}: not all of the teacher's responses are there; run `paced respond` first"
         )

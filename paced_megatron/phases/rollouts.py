@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_war
 from paced_megatron.rollout.collect import collect_attempts
 from paced_megatron.rollout.engine import Sampling
 from paced_megatron.rollout.requests import attempt_requests, attempt_seed
+from paced_megatron.timings import Timing, append_timing
 
 
 def roll_out(job: Job, number: int) -> None:
@@ -30,40 +32,59 @@ def roll_out(job: Job, number: int) -> None:
             weights=weights,
             version=version,
             path=path,
-            sampling=_sampling(job),
+            sampling=rollout_sampling(job),
             per_problem=job.config.rollout.attempts,
-            what=f"stage {number}: attempts",
+            phase="attempts",
+            number=number,
         )
         job.say(f"stage {number}: {_shares(attempts)}")
         for warning in outcome_warnings(attempts):
-            job.say(f"warning: {warning}")
+            job.warn(warning)
 
     job.world.lead.alone(work, f"attempts of stage {number}")
 
 
 def respond(job: Job, number: int) -> None:
-    """The teacher answers the problems on the frontier once each, as text to train on: responses.jsonl."""
+    """The teacher answers the problems that are kept (or all) once each, as text to train on:
+    responses.jsonl."""
     folder = job.stage_folder(number)
 
     def work() -> None:
         responses = sample(
             job,
-            job.inputs.train.only(read_weights(folder.pass_rates)),
-            weights=job.config.teacher.path,
+            problems_to_respond_to(job, number),
+            weights=job.inputs.teacher_folder,
             version="teacher",
             path=folder.responses,
-            sampling=_sampling(job),
+            sampling=rollout_sampling(job),
             per_problem=1,
-            what=f"stage {number}: teacher's responses",
+            phase="responses",
+            number=number,
         )
         job.say(f"stage {number}: teacher's responses: {_shares(responses)}; truncated ones are left out")
 
     job.world.lead.alone(work, f"teacher's responses of stage {number}")
 
 
-def _sampling(job: Job) -> Sampling:
+def problems_to_respond_to(job: Job, number: int) -> ProblemSet:
+    """The problems that the stage's responses belong to."""
+    if job.config.rollout.respond_to == "all":
+        return job.inputs.train
+    return job.inputs.train.only(read_weights(job.stage_folder(number).pass_rates))
+
+
+def rollout_sampling(job: Job) -> Sampling:
     rollout = job.config.rollout
     return Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
+
+
+PHASE_NAMES = {
+    "attempts": "attempts",
+    "responses": "teacher's responses",
+    "evaluation": "evaluation",
+    "strata": "strata of the held-out problems",
+    "attempts_after": "attempts after training",
+}
 
 
 def sample(
@@ -75,29 +96,37 @@ def sample(
     path: Path,
     sampling: Sampling,
     per_problem: int,
-    what: str,
+    phase: str,
+    number: int,
+    detail: str = "",
 ) -> list[Attempt]:
     """Every attempt at every problem by these weights, scored; those that `path` already has are not made
-    again."""
+    again. What it took goes into timings.jsonl.
+
+    Args:
+        phase: a row of PHASE_NAMES; `number`: the stage; `detail`: what else the progress line should say.
+    """
     # The file's name within the run goes into the seeds, so that no two phases draw alike.
-    seed = attempt_seed(job.config.seed, str(path.relative_to(job.folder.path)), 0)
-    requests = attempt_requests(problems.prompts, per_problem, seed)
+    name = str(path.relative_to(job.folder.path))
+    requests = attempt_requests(problems.prompts, per_problem, attempt_seed(job.config.seed, name, 0))
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {attempt.key: attempt for attempt in recover_attempts(path)}
     complete = recorded.keys() == {request.key for request in requests}
     if complete and {attempt.weight_version for attempt in recorded.values()} == {version}:
         return [recorded[request.key] for request in requests]  # no model need be loaded
     verifier, tokenizer = job.config.problems.verifier, job.inputs.tokenizer
-    correct = 0
+    correct, tokens, started = 0, 0, time.perf_counter()
+    what = f"stage {number}: {PHASE_NAMES[phase]}{detail}"
     with track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar:
 
         def advance(done: int, total: int, new: list[Attempt]) -> None:
-            nonlocal correct
+            nonlocal correct, tokens
             correct += sum(attempt.outcome is Outcome.CORRECT for attempt in new)
+            tokens += sum(len(attempt.token_ids) for attempt in new if attempt.key not in recorded)
             bar.advance(done - bar.done, correct=f"{correct / done:.0%}")
 
         with job.engine(weights, version) as engine:
-            return collect_attempts(
+            attempts = collect_attempts(
                 engine,
                 requests,
                 sampling,
@@ -106,6 +135,9 @@ def sample(
                 path,
                 advance,
             )
+    seconds, made = time.perf_counter() - started, len(requests) - len(recorded)
+    append_timing(job.folder.timings, Timing(phase, number, name, seconds, tokens, made))
+    return attempts
 
 
 def _shares(attempts: Collection[Attempt]) -> str:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
-from paced_megatron.pacing import PacedWeights, make_kernel, pass_rates, problem_weights, write_pass_rates
+from paced_megatron.pacing import (
+    PacedWeights,
+    make_kernel,
+    pass_rates,
+    permuted,
+    problem_weights,
+    write_pass_rates,
+)
 from paced_megatron.phases.needs import read_recorded
+from paced_megatron.rollout.requests import attempt_seed
 
 
 def weigh(job: Job, number: int) -> None:
@@ -22,27 +30,30 @@ def weigh(job: Job, number: int) -> None:
                 f"{folder.attempts}: {missing} attempts are missing; run `paced rollout` to its end first"
             )
         rates = pass_rates(attempts)
-        paced = problem_weights(rates, make_kernel(job.config.pacing))
+        pacing = job.config.pacing
+        paced = problem_weights(rates, make_kernel(pacing), keep=pacing.keep)
+        if pacing.permute:
+            paced = permuted(paced, attempt_seed(job.config.seed, "permuted weights", number))
         write_pass_rates(folder.pass_rates, rates, paced)
-        job.say(f"stage {number}: {_frontier(paced, len(rates))}")
+        job.say(f"stage {number}: {_in_words(paced, len(rates))}")
         _warn_if_few(job, number, len(paced.weights))
 
     job.world.lead.alone(work, f"weights of stage {number}")
 
 
-def _frontier(paced: PacedWeights, total: int) -> str:
-    kept = len(paced.weights)
+def _in_words(paced: PacedWeights, total: int) -> str:
+    never, always, kept = paced.histogram[0], paced.histogram[-1], len(paced.weights)
     return (
-        f"{paced.dropped_k0} of {total} problems are never solved, {paced.dropped_kK} always; PACED trains "
-        f"on the {kept} between, which weigh as much as {paced.ess:.1f} of equal weight"
+        f"{never} of {total} problems are never solved, {always} always, {total - never - always} lie "
+        f"between; trained on: {kept}, which weigh as much as {paced.ess:.1f} of equal weight"
     )
 
 
 def _warn_if_few(job: Job, number: int, kept: int) -> None:
     batches = kept / job.config.training.global_batch_size
     if batches < 3:
-        job.say(
-            f"warning: stage {number} has only {kept} problems on the frontier, {batches:.1f} batches of "
+        job.warn(
+            f"stage {number} has only {kept} problems to train on, {batches:.1f} batches of "
             f"{job.config.training.global_batch_size}: they will be repeated often; bring more problems, or "
             f"train less (stages.{number - 1}.train_iters)"
         )

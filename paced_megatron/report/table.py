@@ -16,7 +16,7 @@ MOST_LEVELS = 10  # more columns than that do not fit a terminal; evaluation.jso
 def evaluation_table(rows: Sequence[EvaluationRow]) -> Group:
     """A line per measurement: stage, step, accuracy ± its standard error over problems, accuracy by level, in
     %."""
-    levels = sorted({level for row in rows for level in row.accuracy_by_level}, key=_as_number_if_possible)
+    levels = sorted({level for row in rows for level in row.accuracy_by_level}, key=by_number)
     if len(levels) > MOST_LEVELS:
         levels = []
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -34,7 +34,7 @@ def _whole_percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f}"
 
 
-def _as_number_if_possible(level: str) -> tuple[float, str]:
+def by_number(level: str) -> tuple[float, str]:
     """Level 10 comes after level 9, and words after numbers."""
     try:
         return float(level), level

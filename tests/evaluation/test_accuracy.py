@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,16 @@ LEVELS = {"a": "easy", "b": "easy", "c": None}
 
 
 def row(step: int = 0, stage: int = 1):
-    return measure(ALL, LEVELS, stage=stage, step=step, sampling={"temperature": 1.0})
+    return measure(
+        ALL,
+        stage=stage,
+        step=step,
+        problem_set="test",
+        decoding="sampled",
+        levels=LEVELS,
+        strata={},
+        sampling={"temperature": 1.0},
+    )
 
 
 def test_accuracy_is_the_mean_over_problems_of_the_share_correct():
@@ -62,3 +72,27 @@ def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "evaluation.json").write_text('{"rows": [{"stage": 1}]}')
     with pytest.raises(UserError, match=r"evaluation\.json"):
         read_rows(tmp_path / "evaluation.json")
+
+
+def test_accuracy_by_stratum_is_over_the_problems_of_the_stratum():
+    by_stratum = measure(
+        ALL,
+        stage=1,
+        step=0,
+        problem_set="test",
+        decoding="sampled",
+        levels={},
+        strata={"a": "frontier", "b": "frontier", "c": "never"},
+        sampling={},
+    )
+    assert by_stratum.accuracy_by_stratum == {"frontier": 0.75, "never": 0.0}
+    assert by_stratum.problems_by_stratum == {"frontier": 2, "never": 1}
+    assert (by_stratum.accuracy, by_stratum.tokens) == (0.5, 6)
+
+
+def test_rows_of_another_decoding_or_problem_set_stand_beside_one_another(tmp_path):
+    path = tmp_path / "evaluation.json"
+    kinds = [("test", "sampled"), ("test", "greedy"), ("forgetting", "sampled")]
+    for problem_set, decoding in [*kinds, kinds[1]]:
+        add_row(path, replace(row(), problem_set=problem_set, decoding=decoding))
+    assert sorted((r.problem_set, r.decoding) for r in read_rows(path)) == sorted(kinds)

@@ -85,3 +85,24 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def keys(path: Path) -> Sequence[tuple[str, int]]:
     return [(record["problem_id"], record["index"]) for record in records(path)]
+
+
+ARMS = {"everything": {"pacing.keep": "all", "pacing.kernel": "uniform"}, "paced": {}}
+
+
+def write_experiment(
+    folder: Path, arms: dict[str, Any] = ARMS, seeds: Sequence[int] = (1, 2), **sections: Any
+) -> Path:
+    """An experiment on `write_recipe`'s recipe, with every measurement that there is; its run_dir is
+    FOLDER/experiment."""
+    recipe = write_recipe(folder, **sections)
+    document = yaml.safe_load(recipe.read_text())
+    (folder / "forgetting.jsonl").write_text(some_lines(QUICKSTART / "forgetting.jsonl", TEST_PROBLEMS))
+    document["problems"] |= {"forgetting": "forgetting.jsonl"}
+    document["rollout"] |= {"respond_to": "all"}
+    document["evaluation"] |= {"greedy": True, "strata_attempts": 4, "pass_rates_after": True}
+    recipe.write_text(yaml.safe_dump(document))
+    path = folder / "experiment.yaml"
+    keys = {"run_dir": str(folder / "experiment"), "base": recipe.name, "arms": arms, "seeds": list(seeds)}
+    path.write_text(yaml.safe_dump(keys, sort_keys=False))
+    return path

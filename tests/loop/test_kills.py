@@ -60,7 +60,7 @@ def in_training(run: Path) -> bool:
 
 
 def in_evaluation(run: Path) -> bool:
-    attempts = run / f"stage-1/evaluation/step-{EVALUATED_STEP:07d}.jsonl"
+    attempts = run / f"stage-1/evaluation/step-{EVALUATED_STEP:07d}/test-sampled.jsonl"
     return 4 <= lines(attempts) < TEST_PROBLEMS * EVALUATION_ATTEMPTS
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,10 @@ from huggingface_hub.utils import filter_repo_objects
 from paced_megatron.cli import main
 from paced_megatron.config_io import config_from_dict, config_to_dict
 from paced_megatron.errors import UserError
-from paced_megatron.inputs import with_local_models
+from paced_megatron.inputs import read_inputs
 from paced_megatron.models import hub
 from paced_megatron.models.hub import ALLOWED, IGNORED, is_hub_id, local_folder
+from tiny_models import make_tiny_qwen3
 
 NAME = Path("org/tiny")
 
@@ -127,18 +127,21 @@ def configuration(folder: Path, student: str) -> dict:
         "problems": {"train": "train.jsonl"},
         "student": {"path": student},
         "teacher": {"path": str(folder)},
+        "rollout": {"max_new_tokens": 4},
         "stages": [{"divergence": "forward_kl", "train_iters": 1}],
     }
 
 
 def test_the_configuration_keeps_the_name_and_the_run_gets_the_folder(snapshot, tmp_path):
-    config = config_from_dict(configuration(tmp_path, "org/tiny"), folder=tmp_path)
+    config = config_from_dict(configuration(tmp_path / "teacher", "org/tiny"), folder=tmp_path)
     assert config_to_dict(config)["student"]["path"] == "org/tiny"
     assert config_from_dict(config_to_dict(config)) == config
-    local = with_local_models(config)
-    assert local.student.path == snapshot
-    assert local.teacher.path == tmp_path
-    assert replace(local, student=config.student) == config
+    make_tiny_qwen3(snapshot, seed=0)
+    make_tiny_qwen3(tmp_path / "teacher", seed=1)
+    (tmp_path / "train.jsonl").write_text('{"id": "1", "problem": "1 + 1", "answer": "2"}\n')
+    inputs = read_inputs(config)
+    assert inputs.student_folder == snapshot
+    assert inputs.teacher_folder == tmp_path / "teacher"
 
 
 def test_a_folder_beside_the_file_is_not_taken_for_a_name_on_the_hub(tmp_path):

@@ -14,6 +14,7 @@ from paced_megatron.pacing import (
     read_pass_rates,
     read_weights,
     write_pass_rates,
+    write_rates_after,
 )
 
 RATES = [PassRate("b", 3, 8), PassRate("none", 0, 8), PassRate("ä\u2028", 1, 7), PassRate("all", 8, 8)]
@@ -41,9 +42,11 @@ def test_a_line_has_exactly_the_promised_keys(path: Path) -> None:
         "attempts": 8,
         "pass_rate": 0.375,
         "on_frontier": True,
+        "kept": True,
         "weight": PACED.weights["b"],
     }
-    assert [(line["on_frontier"], line["weight"]) for line in lines[1::2]] == [(False, 0.0), (False, 0.0)]
+    left_out = [(line["on_frontier"], line["kept"], line["weight"]) for line in lines[1::2]]
+    assert left_out == [(False, False, 0.0)] * 2
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(
@@ -95,3 +98,21 @@ def test_a_broken_line_is_named_by_its_number(path: Path, change) -> None:  # ty
     for read in (read_pass_rates, read_weights):
         with pytest.raises(UserError, match=r"pass_rates\.jsonl:5: "):
             read(path)
+
+
+def test_kept_follows_the_weights_and_not_the_frontier(tmp_path: Path) -> None:
+    file = tmp_path / "pass_rates.jsonl"
+    paced = problem_weights(RATES, lambda p: 1.0, keep="solvable")
+    write_pass_rates(file, RATES, paced)
+    assert read_weights(file) == {"b": 1.0, "ä\u2028": 1.0, "all": 1.0}
+    file.write_text(file.read_text().replace('"kept": true', '"kept": false'))
+    with pytest.raises(UserError, match="kept does not fit weight"):
+        read_weights(file)
+
+
+def test_rates_after_training_are_read_as_pass_rates_and_hold_no_weights(tmp_path: Path) -> None:
+    file = tmp_path / "pass_rates_after.jsonl"
+    write_rates_after(file, RATES)
+    assert read_pass_rates(file) == RATES
+    with pytest.raises(UserError, match=r":1: not a pass rate"):
+        read_weights(file)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from paced_megatron.errors import UserError
-from paced_megatron.pacing import PassRate, beta, problem_weights, uniform
+from paced_megatron.pacing import PassRate, beta, permuted, problem_weights, uniform
 
 
 def rates(*counts: tuple[int, int]) -> list[PassRate]:
@@ -144,3 +144,46 @@ def test_a_kernel_that_gives_the_frontier_no_weight_is_refused(exponent: float) 
 def test_a_problem_with_two_pass_rates_is_refused() -> None:
     with pytest.raises(ValueError, match="two pass rates"):
         problem_weights([PassRate("a", 1, 8), PassRate("a", 2, 8)], beta(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept", "dropped"),
+    [
+        ("frontier", range(1, 8), (1, 1)),
+        ("solvable", range(1, 9), (1, 0)),
+        ("unmastered", range(8), (0, 1)),
+        ("all", range(9), (0, 0)),
+    ],
+)
+def test_what_is_kept_is_a_row_of_the_table_and_weighs_one_on_average(
+    keep: str, kept: range, dropped: tuple[int, int]
+) -> None:
+    paced = problem_weights(EVERY_K, lambda p: 1 + p, keep=keep)
+    assert list(paced.weights) == [f"p{k}" for k in kept]
+    assert math.fsum(paced.weights.values()) / len(kept) == pytest.approx(1.0, rel=1e-14)
+    assert (paced.dropped_k0, paced.dropped_kK) == dropped
+    assert paced.histogram == [1] * 9
+    assert set(problem_weights(EVERY_K, uniform, keep=keep).weights.values()) == {1.0}
+
+
+def test_permuted_weights_are_the_same_weights_on_the_same_problems_dealt_out_anew() -> None:
+    paced = problem_weights(rates(*[(k % 7 + 1, 8) for k in range(50)], (0, 8)), beta(1, 1))
+    shuffled = permuted(paced, seed=3)
+    assert list(shuffled.weights) == list(paced.weights)
+    assert sorted(shuffled.weights.values()) == sorted(paced.weights.values())
+    assert math.fsum(shuffled.weights.values()) / 50 == pytest.approx(1.0, rel=1e-14)
+    moved = sum(shuffled.weights[name] != weight for name, weight in paced.weights.items())
+    assert moved > 25
+    assert permuted(paced, seed=3) == shuffled
+    assert permuted(paced, seed=4).weights != shuffled.weights
+    assert (shuffled.dropped_k0, shuffled.ess) == (1, pytest.approx(paced.ess))
+
+
+def test_a_set_of_which_nothing_is_kept_names_the_key_and_the_remedy() -> None:
+    with pytest.raises(
+        UserError, match=r"pacing\.keep=solvable keeps none of the 1 problems .*k=0: 1.*easier"
+    ):
+        problem_weights(rates((0, 8)), uniform, keep="solvable")
+    with pytest.raises(UserError, match=r"pacing\.keep=unmastered keeps none of the 2 problems .*harder"):
+        problem_weights(rates((8, 8), (8, 8)), uniform, keep="unmastered")
+    assert problem_weights(rates((0, 8)), uniform, keep="all").weights == {"p0": 1.0}

@@ -14,11 +14,14 @@ def row(step: int, accuracy: float, **by_level: float) -> EvaluationRow:
     return EvaluationRow(
         stage=1,
         step=step,
+        problem_set="test",
+        decoding="sampled",
         weight_version="v",
         accuracy=accuracy,
         standard_error=0.0123,
         problems=10,
         attempts=2,
+        tokens=100,
         outcomes={},
         accuracy_by_level=by_level,
     )

@@ -1,0 +1,118 @@
+"""Rules that join several keys of a configuration; `config_check.build` applies them last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from paced_megatron.config import Config
+from paced_megatron.divergence import check_parameter
+from paced_megatron.pacing import KEPT, PassRate, make_kernel
+
+
+def _some_stages(config: Config) -> str | None:
+    if config.stages:
+        return None
+    return "stages is empty; it needs at least one entry, e.g. `- {divergence: forward_kl, train_iters: 100}`"
+
+
+def _batch_divides(config: Config) -> str | None:
+    size, micro = config.training.global_batch_size, config.training.micro_batch_size
+    copies = config.parallel.data_parallel_size
+    unit = micro * copies
+    if size % unit == 0:
+        return None
+    near = " or ".join(str(n) for n in (size // unit * unit, size // unit * unit + unit) if n > 0)
+    return (
+        f"training.global_batch_size={size} is not a multiple of training.micro_batch_size x "
+        f"parallel.data_parallel_size = {micro} x {copies} = {unit}; {near} would do"
+    )
+
+
+def _decay_goes_down(config: Config) -> str | None:
+    low, high = config.training.min_lr, config.training.lr
+    return None if low <= high else f"training.min_lr={low:g} is above training.lr={high:g}; lower it"
+
+
+def _warmup_ends(config: Config) -> str | None:
+    warmup, steps = config.training.lr_warmup_iters, min(stage.train_iters for stage in config.stages)
+    if warmup < steps:
+        return None
+    return f"training.lr_warmup_iters={warmup} must be below every stage's train_iters; one has {steps}"
+
+
+def _template_asks(config: Config) -> str | None:
+    if "{problem}" in config.problems.prompts.template:
+        return None
+    return "problems.prompts.template has no {problem}, so that every prompt would be the same; put it in"
+
+
+def _evaluation_has_problems(config: Config) -> str | None:
+    if config.evaluation.every == 0 or config.problems.test is not None:
+        return None
+    return f"evaluation.every={config.evaluation.every} needs held-out problems; set problems.test"
+
+
+def _kept_have_weight(config: Config) -> str | None:
+    kernel, kept = make_kernel(config.pacing), KEPT[config.pacing.keep]
+    for rate, solved in ((PassRate("", 0, 1), "never"), (PassRate("", 1, 1), "always")):
+        if kept(rate) and kernel(rate.value) == 0:
+            return (
+                f"pacing.keep={config.pacing.keep} keeps problems that are {solved} solved, and the kernel "
+                f"{config.pacing.kernel} gives them no weight; set pacing.kernel=uniform or keep the frontier"
+            )
+    return None
+
+
+def _forgetting_has_test(config: Config) -> str | None:
+    if config.problems.test is not None:
+        return None
+    for key, asked in (
+        ("problems.forgetting", config.problems.forgetting is not None),
+        ("evaluation.greedy", config.evaluation.greedy),
+        ("evaluation.strata_attempts", config.evaluation.strata_attempts > 0),
+    ):
+        if asked:
+            return f"{key} needs held-out problems beside it; set problems.test"
+    return None
+
+
+def _parameters_fit(config: Config) -> str | None:
+    for number, stage in enumerate(config.stages):
+        try:
+            check_parameter(stage.divergence, stage.divergence_parameter)
+        except ValueError as error:
+            said = str(error).removeprefix("parameter: ")
+            return f"stages.{number}.divergence_parameter: {said}"
+    return None
+
+
+# The key (for the line), the rule in words (for the reference page), and a function that gives the complaint
+# or None; the first complaint is shown.
+RULES: list[tuple[str, str, Callable[[Config], str | None]]] = [
+    ("stages", "has at least one entry", _some_stages),
+    (
+        "stages",
+        "has a `divergence_parameter` where the divergence needs one, and none where it takes none",
+        _parameters_fit,
+    ),
+    (
+        "training.global_batch_size",
+        "is a multiple of `training.micro_batch_size` x `parallel.data_parallel_size`",
+        _batch_divides,
+    ),
+    ("training.min_lr", "is at most `training.lr`", _decay_goes_down),
+    ("training.lr_warmup_iters", "is below every stage's `train_iters`", _warmup_ends),
+    (
+        "pacing.keep",
+        "keeps no problem that the kernel gives no weight: `solvable`, `unmastered` and `all` want "
+        "`kernel: uniform`",
+        _kept_have_weight,
+    ),
+    ("problems.prompts.template", "contains `{problem}`", _template_asks),
+    ("evaluation.every", "above 0 needs `problems.test`", _evaluation_has_problems),
+    (
+        "problems",
+        "has `test` where there is `forgetting`, `evaluation.greedy` or `evaluation.strata_attempts`",
+        _forgetting_has_test,
+    ),
+]

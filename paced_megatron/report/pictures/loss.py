@@ -1,0 +1,129 @@
+"""The loss over optimizer steps: an arm a colour, a seed a thin line, their mean a thick one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from paced_megatron.report.palette import ARM_COLOURS
+from paced_megatron.report.pictures.canvas import Canvas
+
+_LEFT, _TOP, _BOTTOM, _LABEL_PX = 52, 34, 40, 7.2
+LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
+
+
+def arm_style(canvas: Canvas, number: int) -> dict[str, Any]:
+    """Colour and dashes of the arm with this number, from 0; the seventh has the first's colour again."""
+    colour = canvas.colours[ARM_COLOURS[number % len(ARM_COLOURS)]]
+    return {"color": colour, "linestyle": LINES[number % len(LINES)]}
+
+
+def draw_loss(canvas: Canvas, losses: Sequence[dict[str, Any]]) -> Figure:
+    """A panel for the loss.
+
+    Args:
+        losses: `content["loss"]`: per arm its name, mean over seeds ([step, loss], a null where it is not
+            finite), and the same per seed.
+    """
+    names = [loss["arm"] for loss in losses]
+    rows = legend_rows(canvas, names)
+    top = _TOP + 18 * len(rows) if len(names) > 1 else 16
+    height = (220 if canvas.is_narrow else 250) + top
+    figure = canvas.figure(height)
+    axes = canvas.axes(figure, _LEFT, top, canvas.width - _LEFT - 14, height - top - _BOTTOM)
+    for number, loss in enumerate(losses):
+        style = arm_style(canvas, number)
+        if len(loss["seeds"]) > 1:
+            for seed in loss["seeds"]:
+                axes.plot(*_columns(seed["points"]), color=style["color"], linewidth=0.6, alpha=0.45)
+        axes.plot(*_columns(loss["mean"]), linewidth=1.9, **style)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.01)
+    axes.grid(axis="y", color=canvas.colours["line"], linewidth=0.75)
+    axes.xaxis.set_major_locator(MaxNLocator(5 if canvas.is_narrow else 10, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("optimizer step")
+    axes.spines["left"].set_visible(False)
+    if len(names) > 1:
+        legend(canvas, figure, names, top=8)
+    _stage_borders(canvas, axes, losses)
+    return figure
+
+
+def legend(
+    canvas: Canvas,
+    figure: Figure,
+    names: Sequence[str],
+    top: float,
+    markers: Sequence[str] = (),
+    before: str | None = None,
+) -> None:
+    """Names of arms with their line or marker, in rows that fit the width; above the picture, not in it.
+
+    `before` names the student before training, which is drawn as an upright line.
+    """
+    height = figure.get_figheight() * 96
+    overlay = figure.add_axes((0, 0, 1, 1))
+    overlay.set_axis_off()
+    overlay.set_xlim(0, canvas.width)
+    overlay.set_ylim(height, 0)
+    number = 0
+    for row, entries in enumerate(legend_rows(canvas, [*names, *([before] if before else [])])):
+        x, y = 10.0, top + 18 * row + 8
+        for name in entries:
+            _key(canvas, overlay, number, x, y, markers, is_before=number == len(names))
+            overlay.text(x + 30, y, name, va="center", fontsize=9, color=canvas.colours["ink"])
+            x, number = x + _entry_width(name), number + 1
+
+
+def _key(
+    canvas: Canvas, overlay: Axes, number: int, x: float, y: float, markers: Sequence[str], is_before: bool
+) -> None:
+    if is_before:
+        overlay.plot([x + 16, x + 16], [y - 7, y + 7], linewidth=1.8, color=canvas.colours["before"])
+        return
+    style = arm_style(canvas, number)
+    if not markers:
+        overlay.plot([x, x + 24], [y, y], linewidth=2.2, **style)
+        return
+    overlay.plot([x + 2, x + 24], [y, y], linewidth=1.6, color=style["color"])
+    overlay.plot(
+        [x + 13], [y], marker=markers[number % len(markers)], markersize=6, color=style["color"],
+        markeredgecolor=canvas.colours["surface"], markeredgewidth=0.8,
+    )  # fmt: skip
+
+
+def legend_rows(canvas: Canvas, names: Sequence[str]) -> list[list[str]]:
+    """The names in rows that fit the canvas."""
+    rows: list[list[str]] = [[]]
+    x = 10.0
+    for name in names:
+        if rows[-1] and x + _entry_width(name) > canvas.width:
+            rows.append([])
+            x = 10.0
+        rows[-1].append(name)
+        x += _entry_width(name)
+    return rows
+
+
+def _entry_width(name: str) -> float:
+    return 30 + _LABEL_PX * len(name) + 18
+
+
+def _columns(points: Sequence[Sequence[float | None]]) -> tuple[list[float], list[float]]:
+    """Steps and losses; a loss that is not finite leaves a gap."""
+    return [step or 0 for step, _ in points], [math.nan if y is None else y for _, y in points]
+
+
+def _stage_borders(canvas: Canvas, axes: Axes, losses: Sequence[dict[str, Any]]) -> None:
+    for step, stage in losses[0]["stages"][1:] if losses else ():
+        axes.axvline(step, color=canvas.colours["muted"], linewidth=0.75, linestyle=(0, (2, 2)))
+        axes.annotate(
+            f"stage {stage}", (step, 1), xycoords=("data", "axes fraction"), xytext=(4, -2),
+            textcoords="offset points", va="top", fontsize=8, color=canvas.colours["muted"],
+        )  # fmt: skip

@@ -1,0 +1,210 @@
+"""A run's files as the report reads them, and what is said when one is not there.
+
+All or nothing: a picture of a run that has not ended is taken for its result once it has left the terminal,
+so an unfinished run gives no report but a line that names what is missing and the verb that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paced_megatron.config import Config
+from paced_megatron.config_io import config_from_dict
+from paced_megatron.errors import UserError
+from paced_megatron.evaluation.accuracy import EvaluationRow, read_rows
+from paced_megatron.evaluation.plan import planned
+from paced_megatron.evaluation.strata import read_strata
+from paced_megatron.report.environment import read_environment
+from paced_megatron.run_folder import RunFolder, StageFolder
+from paced_megatron.runtime.files import read_jsonl
+from paced_megatron.timings import Timing, read_timings
+
+RowKey = tuple[int, int, str, str]  # `EvaluationRow.key`
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a stage's files say; `pass_rates` and `metrics` are the lines of these files."""
+
+    number: int
+    pass_rates: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a finished run's files say.
+
+    Attributes:
+        rows: of evaluation.json; none where the run has no held-out problems.
+        attempted: key of a row (first or last measurement) -> problem -> (correct attempts, attempts).
+        strata: test problem -> stratum.
+        pass_rates_after: lines of the last stage's file; empty where it was not asked for.
+        environment: what was written when the run began; empty for a run that is older than that file.
+    """
+
+    folder: RunFolder
+    config: Config
+    stages: list[StageRecord]
+    rows: list[EvaluationRow]
+    attempted: dict[RowKey, dict[str, tuple[int, int]]]
+    strata: dict[str, str]
+    pass_rates_after: list[dict[str, Any]]
+    timings: list[Timing]
+    environment: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """(stage, step) of the measurement before training."""
+        return (1, 0)
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """(stage, step) of the measurement after training."""
+        return (len(self.config.stages), self.config.stages[-1].train_iters)
+
+
+def read_run(folder: RunFolder) -> RunRecord:
+    """Read a finished run.
+
+    Raises:
+        UserError: no run's folder; or a file is missing, unfinished or broken. It names the file and the
+            verb.
+    """
+    config = read_config(folder)
+    for problem in missing(folder, config):
+        raise UserError(problem)
+    stages = [_read_stage(folder.stage(number + 1)) for number in range(len(config.stages))]
+    last = folder.stage(len(config.stages))
+    record = RunRecord(
+        folder=folder,
+        config=config,
+        stages=stages,
+        rows=read_rows(folder.evaluation) if config.problems.test else [],
+        attempted={},
+        strata=read_strata(folder.strata),
+        pass_rates_after=read_jsonl(last.pass_rates_after),
+        timings=read_timings(folder.timings),
+        environment=read_environment(folder.environment),
+    )
+    for row in record.rows:
+        if (row.stage, row.step) in (record.first, record.last):
+            record.attempted[row.key] = _correct_attempts(_evaluation_attempts(folder, row.key))
+    return record
+
+
+def read_config(folder: RunFolder) -> Config:
+    """The run's configuration. Raises UserError where the folder is not a run's."""
+    if not folder.path.is_dir():
+        raise UserError(f"{folder.path}: no such folder; name a run's folder, as run_dir does")
+    if not folder.config.is_file():
+        raise UserError(
+            f"{folder.path}: not a run's folder (it has no config.yaml); name one, as run_dir does"
+        )
+    try:
+        data = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        shown = " ".join(str(error).split())
+        raise UserError(f"{folder.config}: not a run's configuration ({shown})") from None
+    return config_from_dict(data if isinstance(data, dict) else {}, where=str(folder.config))
+
+
+def missing(folder: RunFolder, config: Config) -> Iterator[str]:
+    """What a report needs and the folder lacks, a line each: the file, and the verb that makes it."""
+    for number, stage in enumerate(config.stages, start=1):
+        files = folder.stage(number)
+        option = f" --stage {number}" if len(config.stages) > 1 else ""
+        if not files.pass_rates.is_file():
+            yield _line(files.pass_rates, "weigh", option)
+        yield from _missing_steps(files, stage.train_iters, option)
+    if config.problems.test:
+        yield from _missing_evaluations(folder, config)
+    after = folder.stage(len(config.stages)).pass_rates_after
+    if config.evaluation.pass_rates_after and not after.is_file():
+        yield _line(after, "evaluate")
+
+
+def _missing_steps(files: StageFolder, train_iters: int, option: str) -> Iterator[str]:
+    steps = {record["step"] for record in read_jsonl(files.metrics)}
+    # Where there are checkpoints, training goes on from the last one, and leaves earlier steps as they are.
+    anew = f"move {files.checkpoints} away too, and `paced train CONFIG{option}` takes the steps again"
+    if not files.metrics.is_file():
+        yield (
+            f"{files.metrics} is missing: {anew}"
+            if files.checkpoints.exists()
+            else _line(files.metrics, "train", option)
+        )
+    elif max(steps, default=0) < train_iters:
+        yield (
+            f"{files.metrics} ends at step {max(steps, default=0)} of {train_iters}: training has not ended; "
+            f"`paced train CONFIG{option}` goes on"
+        )
+    elif len(steps) < train_iters:
+        yield f"{files.metrics} has {len(steps)} of {train_iters} steps: move it away; {anew}"
+
+
+def _missing_evaluations(folder: RunFolder, config: Config) -> Iterator[str]:
+    if not folder.evaluation.is_file():
+        yield _line(folder.evaluation, "evaluate")
+        return
+    last = len(config.stages)
+    measured = {row.key for row in read_rows(folder.evaluation)}
+    for stage, step in ((1, 0), (last, config.stages[-1].train_iters)):
+        for problem_set, decoding in planned(config):
+            attempts = folder.stage(stage).evaluation_attempts(step, problem_set, decoding)
+            if (stage, step, problem_set, decoding) not in measured:
+                yield (
+                    f"{folder.evaluation} has no row of stage {stage}, step {step}, {problem_set}, "
+                    f"{decoding}: {_go_on('evaluate' if step else 'run')}"
+                )
+            elif not attempts.is_file():
+                yield (
+                    f"{attempts} is missing, though {folder.evaluation} has its row: move evaluation.json "
+                    "away, and `paced run CONFIG` measures again"
+                )
+    if config.evaluation.strata_attempts and not folder.strata.is_file():
+        yield _line(folder.strata, "run")
+
+
+def _evaluation_attempts(folder: RunFolder, key: RowKey) -> Path:
+    stage, step, problem_set, decoding = key
+    return folder.stage(stage).evaluation_attempts(step, problem_set, decoding)
+
+
+def _line(path: Path, verb: str, option: str = "") -> str:
+    return f"{path} is missing: {_go_on(verb, option)}"
+
+
+def _go_on(verb: str, option: str = "") -> str:
+    return f"`paced {verb} CONFIG{option}` makes it"
+
+
+def _read_stage(files: StageFolder) -> StageRecord:
+    pass_rates, metrics = read_jsonl(files.pass_rates), read_jsonl(files.metrics)
+    _check_keys(files.pass_rates, pass_rates, ("problem_id", "correct", "attempts", "kept", "weight"))
+    _check_keys(files.metrics, metrics, ("step", "loss", "tokens", "step_time"))
+    return StageRecord(files.number, pass_rates, metrics)
+
+
+def _check_keys(path: Path, records: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
+    for number, record in enumerate(records, start=1):
+        for key in keys:
+            if key not in record:
+                raise UserError(f"{path}:{number}: no {key}; the file is of another version, or was edited")
+
+
+def _correct_attempts(path: Path) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for record in read_jsonl(path):
+        correct, attempts = counts.get(record["problem_id"], (0, 0))
+        counts[record["problem_id"]] = (correct + (record["outcome"] == "correct"), attempts + 1)
+    return counts

@@ -1,0 +1,94 @@
+"""What the report works out from a run's numbers: intervals, and movements between two pass rates.
+
+Pure functions of plain numbers. Every interval is one of 95 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paced_megatron.experiments.intervals import interval, mean
+
+RESAMPLES = 2000
+_BOOTSTRAP_SEED = 20260311
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and its 95 % interval where one can be told; `n` is what the interval runs over."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean over seeds with Student's t interval; none for a single seed.
+
+    A value that is not finite makes the mean not finite: it doesn't vanish.
+    """
+    if not all(map(math.isfinite, values)):
+        return Estimate(math.nan, None, None, len(values))
+    low, high = interval(values) or (None, None)
+    return Estimate(mean(values), low, high, len(values))
+
+
+def over_problems(shares: Sequence[float]) -> Estimate:
+    """Mean over problems with a percentile bootstrap interval, problems drawn again with replacement.
+
+    The same shares always give the same interval. Shares that are all alike give one of no width, which says
+    how little the sample tells, not how sure it is; it is given as no interval.
+    """
+    if len(set(shares)) < 2:
+        return Estimate(mean(shares), None, None, len(shares))
+    values = np.asarray(shares, dtype=np.float64)
+    draws = np.random.default_rng(_BOOTSTRAP_SEED).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), (0.025, 0.975))
+    return Estimate(mean(shares), float(low), float(high), len(shares))
+
+
+def transitions(
+    before: Mapping[str, int], after: Mapping[str, int], attempts_before: int, attempts_after: int
+) -> list[list[int]]:
+    """matrix[k before][k after]: problems by correct attempts before and after; of those that have both."""
+    matrix = [[0] * (attempts_after + 1) for _ in range(attempts_before + 1)]
+    for problem_id, correct in before.items():
+        if problem_id in after:
+            matrix[correct][after[problem_id]] += 1
+    return matrix
+
+
+def moved(matrix: Sequence[Sequence[int]]) -> tuple[int, int, int]:
+    """(up, down, the same): problems whose pass rate rose, fell, stayed."""
+    up = down = same = 0
+    most_before, most_after = len(matrix) - 1, len(matrix[0]) - 1
+    for before, row in enumerate(matrix):
+        for after, count in enumerate(row):
+            change = after * most_before - before * most_after
+            up, down, same = (
+                up + count * (change > 0),
+                down + count * (change < 0),
+                same + count * (change == 0),
+            )
+    return up, down, same
+
+
+def moved_by_chance(before: Sequence[int], attempts_after: int) -> tuple[float, float]:
+    """(up, down) to expect of a student that has not changed, if its true pass rates were those measured.
+
+    before[k]: problems with k correct attempts. Each is attempted again, Binomial(attempts_after, k / K)
+    correct. Problems with k = 0 or K then cannot move, though in truth some can: it is a floor.
+    """
+    attempts, up, down = len(before) - 1, 0.0, 0.0
+    for correct, problems in enumerate(before):
+        p = correct / attempts
+        for after in range(attempts_after + 1):
+            chance = math.comb(attempts_after, after) * p**after * (1 - p) ** (attempts_after - after)
+            change = after * attempts - correct * attempts_after
+            up, down = up + problems * chance * (change > 0), down + problems * chance * (change < 0)
+    return up, down
