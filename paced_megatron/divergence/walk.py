@@ -57,7 +57,7 @@ class Gradients:
     def of(
         weights: Tensor, student_hidden: Tensor, student_head: Tensor, tokens: Tokens, shard: VocabularyShard
     ) -> Gradients:
-        """Those of hidden states and head that require a gradient; contiguous, which collectives want."""
+        """Those of hidden states and head that require a gradient."""
         hidden = head = None
         if student_hidden.requires_grad:
             hidden = student_hidden.new_zeros(tokens.student_hidden.shape, dtype=tokens.dtype)
