@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 from models.family_models import OWN, TEXT_LENGTH, Variant, make_model
 from models.layout_ranks import At, forward
 from paced_megatron.models import folder as models_folder
-from paced_megatron.models.families import model_shape
+from paced_megatron.models.families import model_shape, read_config
 from paced_megatron.models.folder import load_weights, save_folder
 from paced_megatron.models.gpt import build_model, parameters_by_name
 from paced_megatron.models.mapping import filling_rules
+from paced_megatron.models.weight_files import WeightFiles
 from paced_megatron.runtime.cpu import megatron_on_cpu
 from paced_megatron.runtime.world import parallel_groups
 
@@ -92,3 +93,16 @@ def test_a_large_model_says_how_far_it_has_come_and_a_small_one_nothing(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("loading model: 0/1 MB") and lines[1].startswith("loading model: 1/1 MB in")
     assert lines[2].startswith("writing large: 0/1 MB") and lines[3].startswith("writing large: 1/1 MB in")
+
+
+def test_an_export_in_another_dtype_is_the_weights_rounded_and_config_json_says_so(groups, tmp_path):
+    source = make_model(tmp_path / "model", Variant("llama", True, torch.float32, sharded=True), seed=25)
+    shape = model_shape(source)
+    model = build_model(shape, groups, torch.float32)
+    load_weights(model, shape, source, groups)
+    save_folder(model, shape, groups, source=source, out=tmp_path / "out", dtype=torch.bfloat16)
+    before, after = WeightFiles(source), WeightFiles(tmp_path / "out")
+    assert before.names() == after.names()
+    assert all(torch.equal(before[name].bfloat16(), after[name]) for name in before.names())
+    assert read_config(tmp_path / "out")["dtype"] == "bfloat16"
+    assert model_shape(tmp_path / "out") == shape
