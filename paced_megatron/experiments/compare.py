@@ -17,6 +17,7 @@ from paced_megatron.experiments.finished import is_finished
 from paced_megatron.experiments.shared import check_shared, link_shared, record_shared
 from paced_megatron.inputs import Inputs
 from paced_megatron.job import Job
+from paced_megatron.pacing import read_weights
 from paced_megatron.phases import evaluate_before, respond, roll_out, weigh
 from paced_megatron.progress import bars_only, duration, say
 from paced_megatron.run import run_stages
@@ -71,6 +72,8 @@ def _run_missing(
             job = _job(experiment.config(arm, seed), inputs, world, bars_only(console))
             with _named(arm, seed), _claimed(job, shared=experiment.folder.shared(seed)):
                 weigh(job, 1)
+                kept = len(read_weights(job.stage_folder(1).pass_rates))
+            say(console, f"    {arm} trains on {kept} of {len(inputs.train)} problems")
     began, total = time.monotonic(), len(experiment.runs())
     for done, (arm, seed) in enumerate(todo):
         left = (time.monotonic() - began) / done * (len(todo) - done) if done else None

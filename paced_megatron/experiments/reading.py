@@ -147,11 +147,14 @@ def _greedy(comparison: Comparison, names: Sequence[str]) -> str:
     both = [(sampled, greedy) for sampled, greedy in pairs if sampled and greedy]
     if not both:
         return ""
-    agree = all(
-        greedy.is_clear == sampled.is_clear and (greedy.mean > 0) == (sampled.mean > 0)
+    turned = any(
+        greedy.is_clear and sampled.is_clear and (greedy.mean > 0) != (sampled.mean > 0)
         for sampled, greedy in both
     )
-    opening = "Greedy decoding agrees" if agree else "Greedy decoding does not agree"
+    alike = all(greedy.is_clear == sampled.is_clear for sampled, greedy in both)
+    opening = (
+        f"Greedy decoding {'does not agree' if turned else 'agrees' if alike else 'tells other arms apart'}"
+    )
     return f"{opening}, against {names[0]}: {'; '.join(_amount(greedy) for _, greedy in both)}."
 
 

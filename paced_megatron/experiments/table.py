@@ -56,9 +56,11 @@ def comparison_table(comparison: Comparison) -> Group:
 def _title(comparison: Comparison) -> str:
     seeds = len({seed for arm in comparison.arms for seed in arm.seeds})
     spread = f"mean ± deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    has_strata = any(name.rpartition("_")[2] in STRATA for name in comparison.problems)
+    strata = ", and never, sometimes, always are what it then solved" if has_strata else ""
     return (
-        f"accuracy in %, {spread}; `{BEFORE}` is the student before training, and never, sometimes, "
-        "always are what it then solved; rollouts are made once a seed, for all arms"
+        f"accuracy in %, {spread}; `{BEFORE}` is the student before training{strata}; rollouts are made once "
+        "a seed, for all arms"
     )
 
 

@@ -43,11 +43,18 @@ def evaluate_after(job: Job, number: int) -> None:
 
 
 def show_results(job: Job) -> None:
-    """The table of all evaluations so far, and where the results are."""
-    rows = read_rows(job.folder.evaluation) if job.world.is_lead else []
-    if rows:
-        job.console.print(evaluation_table(rows))
-    job.say(f"results: {job.folder.path}")
+    """The table of all evaluations, where the results are, and the report."""
+
+    def work() -> None:
+        from paced_megatron.report import write_report  # late: it imports matplotlib
+
+        rows = read_rows(job.folder.evaluation)
+        if rows:
+            job.console.print(evaluation_table(rows))
+        job.say(f"results: {job.folder.path}")
+        job.say(f"report:  {write_report(job.folder.path)}")
+
+    job.world.lead.alone(work, "the report")
 
 
 def evaluate(job: Job, number: int, step: int, weights: Path) -> None:

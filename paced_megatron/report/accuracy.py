@@ -11,6 +11,7 @@ from paced_megatron.report.source import RunRecord
 from paced_megatron.report.statistics import Estimate, over_problems, over_seeds
 from paced_megatron.report.table import by_number
 
+Interval = Callable[[Sequence[float], tuple[float, float]], Estimate]
 NamedRuns = tuple[str, Sequence[RunRecord]]
 
 _KINDS = ((TEST, SAMPLED), (TEST, GREEDY), (FORGETTING, SAMPLED), (FORGETTING, GREEDY))
@@ -86,14 +87,12 @@ def _before_after(runs: Sequence[RunRecord], group: Group) -> dict[str, Any]:
     return estimates | {"seeds": [estimates["after"]["mean"]]}
 
 
-def _estimates(
-    interval: Callable[[Sequence[float]], Estimate], before: Sequence[float], after: Sequence[float]
-) -> dict[str, Any]:
+def _estimates(interval: Interval, before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
     gain = [later - earlier for earlier, later in zip(before, after, strict=True)]
     return {
-        "before": asdict(interval(before)),
-        "after": asdict(interval(after)),
-        "gain": asdict(interval(gain)),
+        "before": asdict(interval(before, (0.0, 1.0))),
+        "after": asdict(interval(after, (0.0, 1.0))),
+        "gain": asdict(interval(gain, (-1.0, 1.0))),
     }
 
 

@@ -108,15 +108,15 @@ def _scale(run: RunRecord) -> float | None:
 
 
 def _curve(runs: Sequence[RunRecord]) -> list[list[float]] | None:
-    """[p, weight] of the kernel in force, the scale that of the first run; None where a run's weights are not
-    the kernel's.
+    """[p, weight] of the kernel in force, its scale a mean over the runs; None where a run's weights are
+    not the kernel's.
 
     It goes from the lowest pass rate that is kept to the highest, and on to 0 and 1 where it is 0 there.
     """
-    scales = [_scale(run) for run in runs]
-    scale = scales[0]
-    if scale is None or None in scales:
+    scales = [scale for scale in map(_scale, runs) if scale is not None]
+    if len(scales) < len(runs):
         return None
+    scale = math.fsum(scales) / len(scales)
     kernel = make_kernel(runs[0].config.pacing)
     kept = [
         record["correct"] / record["attempts"]

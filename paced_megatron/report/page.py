@@ -142,8 +142,8 @@ def _accuracy_fact(measure: Mapping[str, Any]) -> dict[str, str]:
     gain = points(measure["arms"][0]["gain"]["mean"])
     return {
         "what": kind_label(measure),
-        "value": f"{percent(before)} → {percent(after)}",
-        "more": f"{gain} points, accuracy in %",
+        "value": f"{percent(before)} → {percent(after)} %",
+        "more": f"{gain} points",
     }
 
 

@@ -27,22 +27,27 @@ class Estimate:
     n: int
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean over seeds with Student's t interval; none for a single seed.
+def over_seeds(values: Sequence[float], within: tuple[float, float] | None = None) -> Estimate:
+    """Mean over seeds with Student's t interval, cut off at the ends of what is possible.
 
-    A value that is not finite makes the mean not finite: it doesn't vanish.
+    None for a single seed, and where all seeds gave the same, as in `over_problems`. A value that is not
+    finite makes the mean not finite: it doesn't vanish.
     """
     if not all(map(math.isfinite, values)):
         return Estimate(math.nan, None, None, len(values))
-    low, high = interval(values) or (None, None)
+    found = interval(values) if len(set(values)) > 1 else None
+    low, high = found or (None, None)
+    if within is not None and found is not None:
+        low, high = max(found[0], within[0]), min(found[1], within[1])
     return Estimate(mean(values), low, high, len(values))
 
 
-def over_problems(shares: Sequence[float]) -> Estimate:
+def over_problems(shares: Sequence[float], within: tuple[float, float] | None = None) -> Estimate:
     """Mean over problems with a percentile bootstrap interval, problems drawn again with replacement.
 
     The same shares always give the same interval. Shares that are all alike give one of no width, which says
-    how little the sample tells, not how sure it is; it is given as no interval.
+    how little the sample tells, not how sure it is; it is given as no interval. `within` changes nothing:
+    means of what is possible are possible.
     """
     if len(set(shares)) < 2:
         return Estimate(mean(shares), None, None, len(shares))

@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_KINDS = {
-    ("test", "sampled"): "held-out, sampled",
-    ("test", "greedy"): "held-out, greedy",
-    ("forgetting", "sampled"): "separate skill, sampled",
-    ("forgetting", "greedy"): "separate skill, greedy",
-}
-_STRATA = {"always": "always solved", "frontier": "on the frontier", "never": "never solved"}
+from paced_megatron.experiments.table import MEASURE_NAMES, STRATUM_NAMES
+
 # The differences between arms that the page shows, of those in report.json, and the heads of their columns.
 DIFFERENCES = {
-    "test_sampled": "held-out, sampled",
-    "test_sampled_always": "always solved",
-    "test_sampled_frontier": "on the frontier",
-    "test_sampled_never": "never solved",
-    "test_greedy": "held-out, greedy",
-    "forgetting_sampled": "separate skill, sampled",
+    "test_sampled": "all",
+    "test_sampled_always": STRATUM_NAMES["always"],
+    "test_sampled_frontier": STRATUM_NAMES["frontier"],
+    "test_sampled_never": STRATUM_NAMES["never"],
+    "test_greedy": "all, greedy",
+    "forgetting_sampled": "other skill",
 }
 _SETS = {"train": "training problems", "test": "held-out problems"}
 
 
 def kind_label(measure: Mapping[str, Any]) -> str:
     """Which problems, and how decoded."""
-    return _KINDS[measure["problem_set"], measure["decoding"]]
+    return MEASURE_NAMES[f"{measure['problem_set']}_{measure['decoding']}"]
 
 
 def group_label(measure: Mapping[str, Any]) -> str:
     """Which of the problems: all, a stratum by what the student could do before, or a level."""
     name = str(measure["name"])
-    return {"all": "all", "stratum": _STRATA.get(name, name), "level": f"level {name}"}[measure["group"]]
+    if measure["group"] == "level":
+        return f"level {name}"
+    return STRATUM_NAMES.get(name, name) if measure["group"] == "stratum" else "all"
 
 
 def measure_label(measure: Mapping[str, Any]) -> str:
@@ -88,11 +85,11 @@ def accuracy_caption(content: Mapping[str, Any]) -> str:
     text = "Upright line: before training, its interval shaded. Marks: after. "
     if any(measure["group"] == "stratum" for measure in measures):
         text += (
-            "Strata are by what the student could do with each problem before, in attempts that serve "
-            "nothing else. "
+            "Always, sometimes, never: solved by the student before training, in attempts that serve nothing "
+            "else. "
         )
     if any(measure["problem_set"] == "forgetting" for measure in measures):
-        text += "The separate skill is in no training problem: what it loses was forgotten. "
+        text += "The other skill is in no training problem: what it loses was forgotten. "
     return text + interval_words(content)
 
 

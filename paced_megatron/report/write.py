@@ -43,7 +43,7 @@ def write_report(folder: Path) -> Path:
     html = page(content, pictures)
     with atomic_folder(folder / "report", replace=True) as beside:
         (beside / "report.json").write_text(text, encoding="utf-8")
-        for name, draw in drawings.items():
+        for name, draw in (drawings | _headline(content)).items():
             (beside / f"{name}.png").write_bytes(png(draw))
         for name, table in csv_tables(content).items():
             (beside / f"{name}.csv").write_text(table, encoding="utf-8")
@@ -64,6 +64,12 @@ def read_content(folder: Path) -> dict[str, Any]:
         f"{folder}: neither a run's folder (config.yaml) nor an experiment's (experiment.yaml); name one, as "
         "its run_dir does"
     )
+
+
+def _headline(content: Mapping[str, Any]) -> dict[str, Draw]:
+    """The first two arms side by side, to be shown elsewhere; only as a file."""
+    movements = content["movements"]
+    return {"headline": partial(draw_flow, movements=movements[:2])} if len(movements) > 2 else {}
 
 
 def _drawings(content: Mapping[str, Any]) -> dict[str, Draw]:

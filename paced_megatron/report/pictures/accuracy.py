@@ -14,7 +14,7 @@ from paced_megatron.report.wording import group_label, kind_label
 
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 _MARK, _ROW_GAP, _HEADING, _FOOT = 13, 14, 34, 40  # heights in CSS pixels
-_LABEL_PX = 118
+_LABEL_PX = 96
 
 
 def draw_accuracy(canvas: Canvas, measures: Sequence[dict[str, Any]], names: Sequence[str]) -> Figure:
@@ -50,7 +50,7 @@ def draw_accuracy(canvas: Canvas, measures: Sequence[dict[str, Any]], names: Seq
 
 
 def _heading(canvas: Canvas, axes: Axes, measure: dict[str, Any], y: float) -> None:
-    left = -_LABEL_PX / (canvas.width - _LABEL_PX - 22) * 102 + 2
+    left = -1 - (_LABEL_PX - 2) / (canvas.width - _LABEL_PX - 22) * 102
     axes.text(
         left, y + _HEADING - 11, kind_label(measure), fontsize=9, fontweight="bold",
         color=canvas.colours["ink"], va="center",

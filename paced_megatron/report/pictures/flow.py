@@ -14,7 +14,7 @@ from matplotlib.path import Path as Outline
 from paced_megatron.report.pictures.canvas import PX, Canvas
 
 _TITLE, _HEAD, _BARS, _FLOW, _FOOT = 24, 44, 96, 150, 48  # heights in CSS pixels
-_SIDE, _BETWEEN = 10, 44
+_SIDE, _BETWEEN = 2, 48
 _SLOT = 0.86  # of the distance between two pass rates: a bar's width, and the largest group's ribbons
 _MOST_NUMBERS = 17  # where there are more values of k than that, not every bar has its number
 

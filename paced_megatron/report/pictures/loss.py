@@ -8,12 +8,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from paced_megatron.report.palette import ARM_COLOURS
 from paced_megatron.report.pictures.canvas import Canvas
 
 _LEFT, _TOP, _BOTTOM, _LABEL_PX = 52, 34, 40, 7.2
+_SIDE = 2.0
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
 
 
@@ -42,11 +43,17 @@ def draw_loss(canvas: Canvas, losses: Sequence[dict[str, Any]]) -> Figure:
             for seed in loss["seeds"]:
                 axes.plot(*_columns(seed["points"]), color=style["color"], linewidth=0.6, alpha=0.45)
         axes.plot(*_columns(loss["mean"]), linewidth=1.9, **style)
-    axes.set_ylim(bottom=0)
+    lowest = min((value for loss in losses for _, value in loss["mean"] if value is not None), default=0.0)
+    if lowest > 0:
+        axes.set_yscale("log")  # arms lie far apart, and a loss falls by factors
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=8))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.01)
     axes.grid(axis="y", color=canvas.colours["line"], linewidth=0.75)
     axes.xaxis.set_major_locator(MaxNLocator(5 if canvas.is_narrow else 10, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("optimizer step")
     axes.spines["left"].set_visible(False)
     if len(names) > 1:
@@ -74,7 +81,7 @@ def legend(
     overlay.set_ylim(height, 0)
     number = 0
     for row, entries in enumerate(legend_rows(canvas, [*names, *([before] if before else [])])):
-        x, y = 10.0, top + 18 * row + 8
+        x, y = _SIDE, top + 18 * row + 8
         for name in entries:
             _key(canvas, overlay, number, x, y, markers, is_before=number == len(names))
             overlay.text(x + 30, y, name, va="center", fontsize=9, color=canvas.colours["ink"])
@@ -101,11 +108,11 @@ def _key(
 def legend_rows(canvas: Canvas, names: Sequence[str]) -> list[list[str]]:
     """The names in rows that fit the canvas."""
     rows: list[list[str]] = [[]]
-    x = 10.0
+    x = _SIDE
     for name in names:
         if rows[-1] and x + _entry_width(name) > canvas.width:
             rows.append([])
-            x = 10.0
+            x = _SIDE
         rows[-1].append(name)
         x += _entry_width(name)
     return rows
