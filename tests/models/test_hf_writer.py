@@ -101,6 +101,7 @@ def test_tensors_of_several_dtypes_begin_where_their_dtype_may(source, tmp_path)
         "c": torch.arange(7, dtype=torch.float32),
     }
     write(mixed, source, tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 2  # the second begins with b
     after = read(tmp_path / "out")
     assert all(after[name].dtype == mixed[name].dtype for name in mixed)
     assert all(torch.equal(after[name], mixed[name]) for name in mixed)
