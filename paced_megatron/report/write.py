@@ -41,15 +41,23 @@ def write_report(folder: Path) -> Path:
         for name, draw in drawings.items()
     }
     html = page(content, pictures)
-    with atomic_folder(folder / "report", replace=True) as beside:
-        (beside / "report.json").write_text(text, encoding="utf-8")
-        for name, draw in (drawings | _headline(content)).items():
-            (beside / f"{name}.png").write_bytes(png(draw))
-        for name, table in csv_tables(content).items():
-            (beside / f"{name}.csv").write_text(table, encoding="utf-8")
-    path = folder / "report.html"
-    write_atomically(path, html)
-    return path
+    files = {"report.json": text.encode()}
+    files |= {f"{name}.png": png(draw) for name, draw in (drawings | _headline(content)).items()}
+    files |= {f"{name}.csv": table.encode() for name, table in csv_tables(content).items()}
+    _write(folder / "report.html", html, files)
+    return folder / "report.html"
+
+
+def _write(page_path: Path, html: str, files: Mapping[str, bytes]) -> None:
+    """What is as it should be is left alone: a finished run that is started again changes nothing."""
+    beside = page_path.with_name("report")
+    there = {path.name: path.read_bytes() for path in beside.iterdir()} if beside.is_dir() else {}
+    if there != files:
+        with atomic_folder(beside, replace=True) as fresh:
+            for name, content in files.items():
+                (fresh / name).write_bytes(content)
+    if not page_path.is_file() or page_path.read_bytes() != html.encode():
+        write_atomically(page_path, html)
 
 
 def read_content(folder: Path) -> dict[str, Any]:
