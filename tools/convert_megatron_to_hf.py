@@ -13,7 +13,7 @@ from pathlib import Path
 # From a clone it runs without being installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from paced_megatron.models.convert_command import main
+from paced_megatron.commands.convert import main
 
 if __name__ == "__main__":
     sys.exit(main("to-hf"))

@@ -1,7 +1,7 @@
 """A Hugging Face folder as a Megatron distributed checkpoint, and back, without building a model.
 
 Both directions walk the map (`mapping.py`) rule by rule, hold one layer's tensors at most, and leave a whole
-folder or none. `convert_command.py` is the command line.
+folder or none. `commands/convert.py` is the command line.
 """
 
 from __future__ import annotations

@@ -109,7 +109,8 @@ def hugging_face_tensors(
     tensor-parallel group of the first pipeline stage.
 
     A collective: every rank of a model must walk the iterator to its end; the others get nothing from it. No
-    rank holds more than one rule's tensors at a time.
+    rank holds more than one rule's tensors at a time. They may share memory with `tensors`: whoever keeps one
+    beyond the next optimizer step copies it.
 
     Args:
         tensors: this rank's parts under the names of `parameters_by_name`; parameters, or anything else

@@ -25,11 +25,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paced_megatron.exit_codes import USER_ERROR
+
 STOP_GRACE_S = 20.0  # after Ctrl-C, for a clean end
 FAILURE_GRACE_S = 5.0  # after one rank failed, for the others to end by themselves
 POLL_S = 0.05
 TAIL_LINES = 20
-USER_ERROR = 2
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 

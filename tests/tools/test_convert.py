@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paced_megatron import cli
+from paced_megatron.commands import convert as command
 from paced_megatron.errors import UserError
-from paced_megatron.models import convert, convert_command, hf_writer, output
+from paced_megatron.models import convert, hf_writer, output
 from paced_megatron.models.checkpoint_metadata import find_checkpoint
 from paced_megatron.models.weight_files import WeightFiles
 from tiny_models import make_tiny_qwen3
@@ -58,7 +59,7 @@ def left_in(folder: Path) -> set[str]:
 
 
 def run(place: Path, direction: str, *options: str) -> int:
-    return convert_command.main(direction, [str(place / GIVEN[direction]), str(place / "out"), *options])
+    return command.main(direction, [str(place / GIVEN[direction]), str(place / "out"), *options])
 
 
 def refused(place: Path, capsys, direction: str, *options: str) -> str:
@@ -106,10 +107,10 @@ def test_paced_convert_is_the_same_command(place, capsys):
 @pytest.mark.parametrize("direction", GIVEN)
 def test_help_has_examples_and_the_exit_codes(direction, capsys):
     with pytest.raises(SystemExit) as stopped:
-        convert_command.main(direction, ["--help"])
+        command.main(direction, ["--help"])
     said = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert f"python tools/{convert_command.DIRECTIONS[direction].tool} " in said and "Exit codes: 0" in said
+    assert f"python tools/{command.DIRECTIONS[direction].tool} " in said and "Exit codes: 0" in said
 
 
 @pytest.mark.parametrize("direction", GIVEN)
@@ -136,7 +137,7 @@ def test_a_dry_run_prints_each_tensor_once_with_its_shapes_and_ranks_and_writes_
 
 def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
-    assert convert_command.main("to-megatron", ["nobody/nothing", str(place / "out")]) == 2
+    assert command.main("to-megatron", ["nobody/nothing", str(place / "out")]) == 2
     said = capsys.readouterr().err
     assert "nobody/nothing: no such folder" in said and "hf download nobody/nothing" in said
 
@@ -144,7 +145,7 @@ def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(place, capsys, monkey
 def test_a_dry_run_needs_no_weights(place, capsys):
     (place / "bare").mkdir()
     shutil.copyfile(place / "source" / "config.json", place / "bare" / "config.json")
-    assert convert_command.main("to-megatron", [str(place / "bare"), "--dry-run"]) == 0
+    assert command.main("to-megatron", [str(place / "bare"), "--dry-run"]) == 0
     assert "model.embed_tokens.weight" in capsys.readouterr().out
 
 
@@ -311,14 +312,14 @@ def test_an_output_within_the_input_or_around_it_is_refused(place, capsys, direc
     given = place / GIVEN[direction]
     before = left_in(given)
     argv = [str(given), str(given / where), "--overwrite"]
-    assert convert_command.main(direction, argv) == 2
+    assert command.main(direction, argv) == 2
     assert "lies in the input" in capsys.readouterr().err
     assert left_in(given) == before
 
 
 def test_a_layout_without_dry_run_and_a_missing_output_are_refused(place, capsys):
     assert "for --dry-run alone" in refused(place, capsys, "to-megatron", "--tensor-model-parallel-size", "2")
-    assert convert_command.main("to-megatron", [str(place / "source")]) == 2
+    assert command.main("to-megatron", [str(place / "source")]) == 2
     assert "OUT is missing" in capsys.readouterr().err
     assert "does not divide" in refused(
         place, capsys, "to-megatron", "--dry-run", "--tensor-model-parallel-size", "3"
@@ -347,7 +348,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_on_it(
         monkeypatch.setattr(output, "check_output", lambda *args, **options: None)
         monkeypatch.setattr(convert, "check_output", lambda *args, **options: None)
     argv = [str(made / GIVEN[direction]), str(tiny_disk / "out")]
-    assert convert_command.main(direction, argv) == 2
+    assert command.main(direction, argv) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert ("the disk is full" if told == "while writing" else "MB left; make room") in said
@@ -409,7 +410,7 @@ if sys.argv[1] == "to-hf":
     real, hf_writer._Shard.append = hf_writer._Shard.append, stop
 else:
     real, convert.WeightFiles = convert.WeightFiles, stop
-from paced_megatron.models.convert_command import main
+from paced_megatron.commands.convert import main
 main(sys.argv[1], sys.argv[2:])
 """
 
@@ -435,6 +436,6 @@ def test_kill_9_in_the_middle_leaves_nothing_that_looks_whole_and_the_next_run_s
     for look in looks:
         with pytest.raises(UserError):
             look()
-    assert convert_command.main(direction, [str(given), str(out)]) == 0
+    assert command.main(direction, [str(given), str(out)]) == 0
     with contextlib.suppress(UserError):
         assert same_tensors(place / "source", out)

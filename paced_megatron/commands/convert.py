@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paced_megatron.errors import UserError
+from paced_megatron.exit_codes import DONE, FAILED, INTERRUPTED, USER_ERROR
 
 if TYPE_CHECKING:
     import torch
 
-DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -70,8 +70,8 @@ _EXIT_CODES = (
 )
 
 
-def add_convert(verbs: Any) -> None:
-    """The verb `convert`, for `paced`."""
+def add(verbs: Any) -> None:
+    """The verb, for argparse."""
     text = "weights between Hugging Face folders and Megatron checkpoints"
     convert = verbs.add_parser("convert", help=text, description=text)
     directions = convert.add_subparsers(dest="direction", required=True, metavar="DIRECTION")
@@ -85,7 +85,7 @@ def main(name: str, argv: Sequence[str] | None = None) -> int:
     _add_options(parser, name, f"python tools/{DIRECTIONS[name].tool}")
     options = parser.parse_args(argv)
     try:
-        return run(options)
+        return run(options, [])
     except UserError as error:
         print(f"{DIRECTIONS[name].tool}: {error}", file=sys.stderr)
         return USER_ERROR
@@ -96,7 +96,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, command: str) -> No
     parser.description = f"{direction.help[0].upper()}{direction.help[1:]}. It appears whole or not at all."
     parser.epilog = f"examples:\n{direction.examples.format(command=command)}\n{_EXIT_CODES}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(direction=name, command=command.removeprefix("python tools/"))
+    parser.set_defaults(run=run, direction=name, command=command.removeprefix("python tools/"))
     parser.add_argument("input", type=Path, metavar="INPUT", help=direction.takes)
     parser.add_argument("out", type=Path, metavar="OUT", nargs="?", help=direction.makes)
     parser.add_argument("--dtype", choices=DTYPES, help="round the weights; by default they keep every bit")
@@ -125,7 +125,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, command: str) -> No
         )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Do what the options say; return the exit code.
 
     Raises:

@@ -1,0 +1,95 @@
+"""`paced compare`: several arms and seeds in one job; and `paced quickstart`, which is this on a file of
+ours."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paced_megatron.commands.joined import work_joined
+from paced_megatron.commands.options import add_overrides
+from paced_megatron.errors import UserError
+from paced_megatron.exit_codes import DONE
+from paced_megatron.runtime.launch import already_launched, launch
+
+if TYPE_CHECKING:
+    from paced_megatron.experiments.experiment import Experiment
+    from paced_megatron.inputs import Inputs
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "experiment.yaml"
+
+_DESCRIPTION = (
+    "Run what is missing of an experiment, each arm and seed into a run's folder of its own, in one job; "
+    "then show the table of arms and write report.html. key=value replaces a key of the base."
+)
+
+
+def add(verbs: Any) -> None:
+    """Both verbs, for argparse."""
+    compare = verbs.add_parser(
+        "compare",
+        help="run an experiment's arms and seeds, those that are missing",
+        description=_DESCRIPTION,
+    )
+    compare.add_argument("config", type=Path, help="the experiment's YAML file: run_dir, base, arms, seeds")
+    quickstart = verbs.add_parser(
+        "quickstart", help="`compare` on the tiny models in examples/quickstart/", description=_DESCRIPTION
+    )
+    quickstart.set_defaults(config=QUICKSTART)
+    for command in (compare, quickstart):
+        add_overrides(command)
+        command.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
+        command.add_argument("--seeds", type=_numbers, metavar="1,2", help="only these seeds")
+        command.add_argument("--fast", action="store_true", help="those that the file calls `fast:`")
+        command.set_defaults(run=run)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(name) for name in _names(text)]
+
+
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run what is missing; returns the exit code. Raises UserError."""
+    if options.config == QUICKSTART and not QUICKSTART.is_file():
+        raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
+    from paced_megatron.experiments.experiment import Selection, load_experiment
+
+    experiment = load_experiment(options.config, options.overrides)
+    fast = experiment.fast if options.fast else Selection()
+    experiment = experiment.only(Selection(options.arms or fast.arms, options.seeds or fast.seeds))
+    from paced_megatron.experiments.compare import check_experiment, missing_runs
+    from paced_megatron.experiments.finish import finish
+    from paced_megatron.inputs import read_inputs
+    from paced_megatron.progress import console_for
+
+    inputs, parallel = read_inputs(experiment.base), experiment.base.parallel
+    if not already_launched():
+        check_experiment(experiment, inputs)
+        if not missing_runs(experiment):
+            print("all of these runs are there already")
+            finish(experiment.run_dir, console_for(0))
+            return DONE
+        if parallel.world_size > 1:
+            return launch(argv, parallel.world_size, log_dir=experiment.folder.logs)
+    return _work_as_rank(experiment, inputs)
+
+
+def _work_as_rank(experiment: Experiment, inputs: Inputs) -> int:
+    """This process's part of an experiment; rank 0 shows what came out when the job has ended."""
+    from paced_megatron.experiments.compare import run_missing
+    from paced_megatron.experiments.finish import finish
+    from paced_megatron.progress import console_for
+
+    rank = int(os.environ.get("RANK", "0"))
+    console = console_for(rank)
+    code = work_joined(experiment.base, lambda world: run_missing(experiment, inputs, world, console))
+    if code == DONE and rank == 0:
+        finish(experiment.run_dir, console)
+    return code

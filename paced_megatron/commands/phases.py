@@ -1,0 +1,126 @@
+"""The phases of a run, a verb each, and `paced run` for all of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paced_megatron.commands.joined import work_joined
+from paced_megatron.commands.options import add_overrides
+from paced_megatron.config import Config
+from paced_megatron.config_io import load_config
+from paced_megatron.errors import UserError
+from paced_megatron.run_folder import RunFolder
+from paced_megatron.runtime.launch import already_launched, launch
+
+if TYPE_CHECKING:
+    from paced_megatron.inputs import Inputs
+    from paced_megatron.job import Job
+    from paced_megatron.runtime.world import World
+
+
+def _run(job: Job, stages: Sequence[int]) -> None:
+    from paced_megatron.run import run
+
+    run(job)
+
+
+def _phase(name: str) -> Callable[[Job, Sequence[int]], None]:
+    """The phase of that name, for each of the stages. Imported late: `--help` and a wrong key needn't wait
+    for Megatron."""
+
+    def work(job: Job, stages: Sequence[int]) -> None:
+        from paced_megatron import phases
+
+        for stage in stages:
+            getattr(phases, name)(job, stage)
+
+    return work
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A row of the command line: what it does, and what `--help` says."""
+
+    work: Callable[[Job, Sequence[int]], None]
+    help: str
+    by_stage: bool = True
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb(
+        _run, "everything, in order: roll out, weigh, respond, train, export, evaluate", by_stage=False
+    ),
+    "rollout": Verb(_phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)"),
+    "weigh": Verb(_phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)"),
+    "respond": Verb(_phase("respond"), "the teacher answers the problems on the frontier (responses.jsonl)"),
+    "train": Verb(_phase("train"), "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)"),
+    "export": Verb(_phase("export"), "the trained student as a Hugging Face folder (hf/)"),
+    "evaluate": Verb(
+        _phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
+    ),
+}
+
+
+def add(verbs: Any) -> None:
+    """A verb for each row of VERBS, for argparse."""
+    for name, verb in VERBS.items():
+        command = verbs.add_parser(name, help=verb.help, description=verb.help)
+        command.add_argument(
+            "config", type=Path, help="the run's YAML file (docs/configuration.md has every key)"
+        )
+        add_overrides(command)
+        if verb.by_stage:
+            command.add_argument(
+                "--stage", type=int, metavar="N", help="only stage N, from 1 (default: all, in order)"
+            )
+        command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Do the work of the verb; returns the exit code. Raises UserError."""
+    verb = VERBS[options.verb]
+    config = load_config(options.config, options.overrides)
+    stages = _stages(config, getattr(options, "stage", None))
+    # Imported late, as in `_phase`.
+    from paced_megatron.claim import check_run_folder
+    from paced_megatron.inputs import read_inputs
+
+    inputs, folder = read_inputs(config), RunFolder(config.run_dir)
+    if not already_launched():
+        # What is wrong is found here, before processes are started and models loaded.
+        check_run_folder(folder, config, inputs)
+        if config.parallel.world_size > 1:
+            return launch(argv, config.parallel.world_size, log_dir=folder.logs)
+    return _work_as_rank(config, inputs, verb, stages)
+
+
+def _stages(config: Config, only: int | None) -> list[int]:
+    numbers = range(1, len(config.stages) + 1)
+    if only is not None and only not in numbers:
+        raise UserError(f"--stage {only}: the configuration has stages 1 to {len(config.stages)}")
+    return list(numbers) if only is None else [only]
+
+
+def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
+    """This process's part of the job."""
+    from paced_megatron.claim import claim_run_folder
+    from paced_megatron.job import Job
+    from paced_megatron.progress import console_for
+    from paced_megatron.runtime.run_lock import run_lock
+
+    folder = RunFolder(config.run_dir)
+
+    def work(world: World) -> None:
+        job = Job(config, inputs, folder, world, console_for(world.rank))
+        if world.is_lead:
+            with run_lock(folder.path):
+                claim_run_folder(folder, config, inputs)
+                verb.work(job, stages)
+        else:
+            verb.work(job, stages)
+
+    return work_joined(config, work)
