@@ -418,9 +418,9 @@ main(sys.argv[1], sys.argv[2:])
 @pytest.mark.parametrize("direction", GIVEN)
 def test_kill_9_in_the_middle_leaves_nothing_that_looks_whole_and_the_next_run_succeeds(place, direction):
     given, out = place / GIVEN[direction], place / "out"
-    command = [sys.executable, "-c", STOPPED, direction, str(given), str(out)]
+    arguments = [sys.executable, "-c", STOPPED, direction, str(given), str(out)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         deadline = time.monotonic() + 120
