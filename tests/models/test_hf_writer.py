@@ -7,6 +7,7 @@ import gc
 import json
 import weakref
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -114,10 +115,10 @@ def test_a_tensor_is_let_go_before_the_next_but_one_is_asked_for(source, tmp_pat
     def stream():
         nonlocal most
         for index in range(20):
-            tensor = torch.full((64, 64), float(index))
-            alive.append(weakref.ref(tensor))
-            yield f"t{index}", tensor
-            del tensor
+            memory = numpy.full((64, 64), float(index), dtype=numpy.float32)
+            alive.append(weakref.ref(memory))  # views of the tensor keep it alive too
+            yield f"t{index}", torch.from_numpy(memory)
+            del memory
             gc.collect()
             most = max(most, sum(reference() is not None for reference in alive))
 
