@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from models.family_models import SIZES, Variant, make_model
 from paced_megatron.models.families import model_shape
 from paced_megatron.models.folder import load_weights, save_folder
 from paced_megatron.models.gpt import build_model
@@ -25,9 +26,21 @@ from tiny_models import make_tiny_qwen3
 
 pytestmark = [pytest.mark.sglang, pytest.mark.parallel, pytest.mark.timeout(STARTUP_S + 180)]
 
-# How a tiny model of the family is made: make(folder, seed=...). qwen2 and llama are a row each.
+
+def a_model_of(family: str) -> Callable[..., Path]:
+    """make(folder, seed=...): a tiny model of the family, its biases and norms drawn too.
+
+    SGLang takes Qwen2's heads to be as wide as hidden_size / num_attention_heads, as published ones are.
+    """
+    variant = Variant(family, tied=family == "qwen2", dtype=torch.float32, sharded=False)
+    changes = {"head_dim": SIZES["hidden_size"] // SIZES["num_attention_heads"]} if family == "qwen2" else {}
+    return lambda folder, seed: make_model(folder, variant, seed=seed, **changes)
+
+
 FAMILIES: dict[str, Callable[..., Path]] = {
     "qwen3": make_tiny_qwen3,
+    "qwen2": a_model_of("qwen2"),
+    "llama": a_model_of("llama"),
 }
 BOUND = 1e-4  # nats; 4e-6 is what two float32 implementations differ by
 NEW_TOKENS = 24
