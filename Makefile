@@ -53,7 +53,7 @@ types: $(INSTALLED) ## type checks of the package and the tools
 	$(VENV)/bin/mypy paced_megatron tools
 
 unit: $(INSTALLED) ## the tests that need no GPU, no Slurm and no SGLang; ARGS="tests/pacing -x" chooses
-	$(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=1440 $(ARGS)
+	$(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=2400 $(ARGS)
 
 test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop
 	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/loop/test_loop.py
