@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 from paced_megatron.config import Config
-from paced_megatron.config_io import config_from_dict, diff_configs, dump_config
+from paced_megatron.config_io import diff_configs, dump_config, recorded_config
 from paced_megatron.errors import UserError
 from paced_megatron.experiments.shared import check_shared
 from paced_megatron.inputs import Inputs
@@ -34,7 +34,7 @@ def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
                 "another run_dir"
             )
         return
-    differences = diff_configs(_recorded_config(folder), config, ignore=_MAY_DIFFER)
+    differences = diff_configs(recorded_config(folder.config), config, ignore=_MAY_DIFFER)
     if differences:
         shown = "; ".join(f"{key} was {before!r}, is {after!r}" for key, before, after in differences[:3])
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
@@ -68,14 +68,6 @@ def _foreign_files(folder: RunFolder) -> list[str]:
     ours = {folder.problems, folder.environment, folder.logs}
     found = folder.path.iterdir() if folder.path.is_dir() else ()
     return [path.name for path in found if path not in ours and not path.name.startswith(".")]
-
-
-def _recorded_config(folder: RunFolder) -> Config:
-    import yaml
-
-    return config_from_dict(
-        yaml.safe_load(folder.config.read_text(encoding="utf-8")), where=str(folder.config)
-    )
 
 
 def _problem_lines(inputs: Inputs) -> str:

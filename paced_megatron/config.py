@@ -274,3 +274,8 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     stages: list[StageConfig]
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """(stage, step) with which training ends: the key of the run's last measurements."""
+        return (len(self.stages), self.stages[-1].train_iters)

@@ -51,6 +51,16 @@ def config_from_dict(
     return build(from_python(data, where, folder or Path.cwd()))
 
 
+def recorded_config(path: Path) -> Config:
+    """The configuration that a run has written into its folder. Raises UserError where it is not one."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        shown = " ".join(str(error).split())
+        raise UserError(f"{path}: not a run's configuration ({shown})") from None
+    return config_from_dict(data if isinstance(data, dict) else {}, where=str(path))
+
+
 def config_to_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain dicts, lists, numbers and text; `config_from_dict` gives it back."""
     return _plain(config)

@@ -64,8 +64,9 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     experiment = load_experiment(options.config, options.overrides)
     fast = experiment.fast if options.fast else Selection()
     experiment = experiment.only(Selection(options.arms or fast.arms, options.seeds or fast.seeds))
-    from paced_megatron.experiments.compare import check_experiment, missing_runs
+    from paced_megatron.experiments.compare import check_experiment
     from paced_megatron.experiments.finish import finish
+    from paced_megatron.experiments.finished import missing_runs
     from paced_megatron.inputs import read_inputs
     from paced_megatron.progress import console_for
 

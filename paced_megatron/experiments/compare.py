@@ -13,7 +13,7 @@ from paced_megatron.config import Config
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import SAMPLED, TEST, read_rows
 from paced_megatron.experiments.experiment import Experiment, check_folder, with_recorded
-from paced_megatron.experiments.finished import is_finished
+from paced_megatron.experiments.finished import missing_runs
 from paced_megatron.experiments.shared import check_shared, link_shared, record_shared
 from paced_megatron.inputs import Inputs
 from paced_megatron.job import Job
@@ -35,15 +35,6 @@ def check_experiment(experiment: Experiment, inputs: Inputs) -> None:
         for arm in experiment.arms:
             with _named(arm, seed):
                 check_run_folder(experiment.folder.arm(arm, seed), experiment.config(arm, seed), inputs)
-
-
-def missing_runs(experiment: Experiment) -> list[tuple[str, int]]:
-    """(arm, seed) of the runs that have not come to their end."""
-    return [
-        (arm, seed)
-        for arm, seed in experiment.runs()
-        if not is_finished(experiment.folder.arm(arm, seed), experiment.config(arm, seed))
-    ]
 
 
 def run_missing(experiment: Experiment, inputs: Inputs, world: World, console: Console) -> None:
@@ -129,7 +120,6 @@ def _job(config: Config, inputs: Inputs, world: World, console: Console) -> Job:
 def _outcome(job: Job) -> str:
     if not job.world.is_lead:
         return ""
-    last = (len(job.config.stages), job.config.stages[-1].train_iters)
     rows = {row.key: row for row in read_rows(job.folder.evaluation)}
-    row = rows.get((*last, TEST, SAMPLED))
+    row = rows.get((*job.config.end, TEST, SAMPLED))
     return "" if row is None else f"held-out accuracy {row.accuracy:.1%}, "

@@ -10,6 +10,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import FORGETTING, GREEDY, SAMPLED, TEST, shares_correct
 from paced_megatron.evaluation.plan import planned
 from paced_megatron.evaluation.strata import STRATA, read_strata
+from paced_megatron.experiments.intervals import mean
 from paced_megatron.pacing import read_weights
 from paced_megatron.rollout.attempts import read_attempts
 from paced_megatron.run_folder import RunFolder
@@ -43,7 +44,7 @@ class EndOfRun:
 def end_of_run(run: RunFolder, config: Config, before: bool = False) -> EndOfRun:
     """What a finished run measured last, and what it cost; with `before`, what it measured before training,
     which cost nothing. Raises UserError for a file that is missing or broken."""
-    stage, step = (1, 0) if before else (len(config.stages), config.stages[-1].train_iters)
+    stage, step = (1, 0) if before else config.end
     strata = read_strata(run.strata)
     shares: dict[str, dict[str, float]] = {}
     for problem_set, decoding in planned(config):
@@ -56,7 +57,7 @@ def end_of_run(run: RunFolder, config: Config, before: bool = False) -> EndOfRun
                 inside = {name: share for name, share in found.items() if strata.get(name) == stratum}
                 if inside:
                     shares[f"{problem_set}_{decoding}_{stratum}"] = inside
-    numbers = {name: math.fsum(found.values()) / len(found) for name, found in shares.items()}
+    numbers = {name: mean(list(found.values())) for name, found in shares.items()}
     return EndOfRun(numbers if before else numbers | _costs(run, config), shares)
 
 

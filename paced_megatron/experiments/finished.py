@@ -1,18 +1,18 @@
-"""Whether a run has come to its end, by its files."""
+"""Whether runs have come to their end, by their files."""
 
 from __future__ import annotations
 
 from paced_megatron.config import Config
 from paced_megatron.evaluation.accuracy import read_rows
 from paced_megatron.evaluation.plan import planned
+from paced_megatron.experiments.experiment import Experiment
 from paced_megatron.run_folder import RunFolder
 
 
 def is_finished(run: RunFolder, config: Config) -> bool:
     """Whether all that the configuration asks for is there: the export, the last evaluation, the pass rates
     after."""
-    number, step = len(config.stages), config.stages[-1].train_iters
-    last = run.stage(number)
+    last = run.stage(len(config.stages))
     if not last.student.exists():
         return False
     if config.evaluation.pass_rates_after and not last.pass_rates_after.exists():
@@ -20,4 +20,13 @@ def is_finished(run: RunFolder, config: Config) -> bool:
     if config.problems.test is None:
         return True
     measured = {row.key for row in read_rows(run.evaluation)}
-    return all((number, step, *kind) in measured for kind in planned(config))
+    return all((*config.end, *kind) in measured for kind in planned(config))
+
+
+def missing_runs(experiment: Experiment) -> list[tuple[str, int]]:
+    """(arm, seed) of the runs that have not come to their end."""
+    return [
+        (arm, seed)
+        for arm, seed in experiment.runs()
+        if not is_finished(experiment.folder.arm(arm, seed), experiment.config(arm, seed))
+    ]

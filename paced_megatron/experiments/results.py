@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -19,7 +18,7 @@ from typing import Any
 from paced_megatron.errors import UserError
 from paced_megatron.experiments.end import ACCURACIES, COSTS, EndOfRun, end_of_run
 from paced_megatron.experiments.experiment import BEFORE, Experiment, read_experiment
-from paced_megatron.experiments.finished import is_finished
+from paced_megatron.experiments.finished import missing_runs
 from paced_megatron.experiments.intervals import deviation, interval, mean
 from paced_megatron.run_folder import ExperimentFolder
 from paced_megatron.runtime.files import write_atomically
@@ -119,11 +118,7 @@ def read_comparison(path: Path) -> Comparison:
     """
     folder = ExperimentFolder(path)
     experiment = read_experiment(folder)
-    missing = [
-        (arm, seed)
-        for arm, seed in experiment.runs()
-        if not is_finished(folder.arm(arm, seed), experiment.config(arm, seed))
-    ]
+    missing = missing_runs(experiment)
     ends = _ends(experiment, [run for run in experiment.runs() if run not in missing])
     if not ends:
         raise UserError(
@@ -203,6 +198,4 @@ def _difference(arm: str, other: str, measure: str, ends: Ends) -> Difference | 
         over = "problems"
         samples = [share - two.shares[measure][problem] for problem, share in one.shares[measure].items()]
     low, high = interval(samples) or (None, None)
-    return Difference(
-        arm, other, measure, math.fsum(by_seed.values()) / len(by_seed), low, high, over, by_seed
-    )
+    return Difference(arm, other, measure, mean(list(by_seed.values())), low, high, over, by_seed)

@@ -75,7 +75,7 @@ def to_megatron(
         return Piece(rule.checkpoint, stacked, dtype_of(rule), rule.layer, make)
 
     every = rules(shape)
-    total = sum(_numel(rule) * dtype_of(rule).itemsize for rule in every)
+    total = sum(rule.numel * dtype_of(rule).itemsize for rule in every)
     check_output(out, source, replace=replace, needed_bytes=total)
     with output_folder(out, replace=replace) as folder:
         (folder / RELEASE).mkdir()
@@ -120,7 +120,7 @@ def to_hugging_face(
     stored, source = open_checkpoint(checkpoint, source)
     shape = model_shape(source)
     places = find_tensors(stored, shape)
-    total = sum(_numel(rule) * (dtype or stored.dtype(place.keys[0])).itemsize for rule, place in places)
+    total = sum(rule.numel * (dtype or stored.dtype(place.keys[0])).itemsize for rule, place in places)
     check_output(out, checkpoint, replace=replace, needed_bytes=total)
     check_output(out, source, replace=replace)
 
@@ -236,10 +236,6 @@ def megatron_shape(rule: Rule, cut: Cut, rank: int = 0) -> tuple[int, ...]:
     """The shape of the rule's Megatron parameter on a tensor-parallel rank; no memory is used."""
     tensors = [torch.empty(size, device="meta") for size in rule.hugging_face.values()]
     return tuple(rule.shard(tensors, cut, rank).shape)
-
-
-def _numel(rule: Rule) -> int:
-    return sum(torch.Size(size).numel() for size in rule.hugging_face.values())
 
 
 def _by_file(every: Sequence[Rule]) -> list[list[Rule]]:

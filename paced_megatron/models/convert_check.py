@@ -96,7 +96,7 @@ def _check_logits(
     console: Console,
 ) -> None:
     """Both models in float32 on the CPU, one after the other, and both with the weights that `dtype` left."""
-    parameters = sum(torch.Size(size).numel() for rule in rules(shape) for size in rule.hugging_face.values())
+    parameters = sum(rule.numel for rule in rules(shape))
     needed, free = parameters * 4 * 2.5, psutil.virtual_memory().available
     if needed > free:
         say(

@@ -7,6 +7,7 @@ to right, so that a wrong row can't hide in one direction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -139,6 +140,11 @@ class Rule:
     def checkpoint(self) -> str:
         """Its key in a distributed checkpoint, where the layers are stacked along a new first axis."""
         return self.transformer_engine.replace(f"decoder.layers.{self.layer}.", "decoder.layers.")
+
+    @property
+    def numel(self) -> int:
+        """How many numbers its Hugging Face tensors hold together."""
+        return sum(math.prod(size) for size in self.hugging_face.values())
 
     def name_in(self, names: Container[str]) -> str | None:
         """The one of its two names that a model has, whichever layer spec it was built from; else None."""

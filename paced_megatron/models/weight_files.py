@@ -109,15 +109,19 @@ class WeightFiles:
                     f"{path}: tensor {min(absent)} is missing, though {INDEX} says that it is here"
                 )
 
+    def _holding(self, name: str) -> Any:
+        """The open file that has the tensor; UserError where none has."""
+        if name not in self._file_of:
+            raise UserError(f"{self.folder}: tensor {name} is missing")
+        return self._open(self._file_of[name])
+
     def part_of(self, name: str) -> FileTensor:
         """The tensor, to be cut before it is read.
 
         Raises:
             UserError: the folder has no tensor of this name.
         """
-        if name not in self._file_of:
-            raise UserError(f"{self.folder}: tensor {name} is missing")
-        inside = self._open(self._file_of[name]).get_slice(name)
+        inside = self._holding(name).get_slice(name)
         return FileTensor(tuple(inside.get_shape()), inside.get_dtype(), inside)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -127,9 +131,7 @@ class WeightFiles:
         Raises:
             UserError: the folder has no tensor of this name.
         """
-        if name not in self._file_of:
-            raise UserError(f"{self.folder}: tensor {name} is missing")
-        return self._open(self._file_of[name]).get_tensor(name)
+        return self._holding(name).get_tensor(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype, from the file's header."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paced_megatron.config_io import config_to_dict
+from paced_megatron.experiments.intervals import mean
 from paced_megatron.pacing.weights import effective_sample_size
 from paced_megatron.report.accuracy import measures
 from paced_megatron.report.cost import cost
@@ -81,22 +82,21 @@ def _problems(runs: Sequence[RunRecord]) -> dict[str, float]:
                 "ess": effective_sample_size(weights) if weights else 0.0,
             }
         )
-    return {key: math.fsum(each[key] for each in found) / len(found) for key in found[0]}
+    return {key: mean([each[key] for each in found]) for key in found[0]}
 
 
 def _loss(arm: Arm) -> dict[str, Any]:
     """Loss over all steps of all stages, counted on; and the step before which each stage begins."""
     seeds: list[dict[str, Any]] = [{"seed": run.config.seed, "points": _points(run)} for run in arm.runs]
     steps = min(len(seed["points"]) for seed in seeds)
-    mean = [
-        [seeds[0]["points"][at][0], math.fsum(seed["points"][at][1] for seed in seeds) / len(seeds)]
-        for at in range(steps)
+    means = [
+        [seeds[0]["points"][at][0], mean([seed["points"][at][1] for seed in seeds])] for at in range(steps)
     ]
     stages, done = [], 0
     for number, stage in enumerate(arm.runs[0].config.stages, start=1):
         stages.append([done + 0.5, number])
         done += stage.train_iters
-    return {"arm": arm.name, "mean": mean, "seeds": seeds, "stages": stages}
+    return {"arm": arm.name, "mean": means, "seeds": seeds, "stages": stages}
 
 
 def _points(run: RunRecord) -> list[list[float]]:

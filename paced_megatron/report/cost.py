@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from paced_megatron.experiments.intervals import mean
 from paced_megatron.report.source import RunRecord
 
 # A column of the report -> the phases of timings.jsonl that belong to it.
@@ -26,10 +27,10 @@ def cost(arm: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
     steps = [[record for stage in run.stages for record in stage.metrics] for run in runs]
     columns: dict[str, Any] = {
         "arm": arm,
-        "steps": _mean([len(records) for records in steps]),
+        "steps": mean([len(records) for records in steps]),
         "training": {
-            "tokens": _mean([sum(record["tokens"] for record in records) for records in steps]),
-            "seconds": _mean([math.fsum(record["step_time"] for record in records) for records in steps]),
+            "tokens": mean([sum(record["tokens"] for record in records) for records in steps]),
+            "seconds": mean([math.fsum(record["step_time"] for record in records) for records in steps]),
         },
     }
     for column, phases in GENERATED.items():
@@ -38,11 +39,7 @@ def cost(arm: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
         seconds = [math.fsum(timing.seconds for timing in timings) for timings in chosen]
         known = all(chosen)
         columns[column] = {
-            "tokens": _mean(tokens) if known else None,
-            "seconds": _mean(seconds) if known else None,
+            "tokens": mean(tokens) if known else None,
+            "seconds": mean(seconds) if known else None,
         }
     return columns
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

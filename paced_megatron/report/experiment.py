@@ -9,7 +9,7 @@ from typing import Any
 
 from paced_megatron.errors import UserError
 from paced_megatron.experiments.experiment import BEFORE, Experiment, read_experiment
-from paced_megatron.experiments.finished import is_finished
+from paced_megatron.experiments.finished import missing_runs
 from paced_megatron.experiments.reading import reading
 from paced_megatron.experiments.results import Comparison, read_comparison
 from paced_megatron.report.content import Arm, report_content
@@ -42,11 +42,7 @@ def experiment_content(path: Path) -> dict[str, Any]:
 
 
 def _check_finished(experiment: Experiment) -> None:
-    unfinished = [
-        f"{arm} seed {seed}"
-        for arm, seed in experiment.runs()
-        if not is_finished(experiment.folder.arm(arm, seed), experiment.config(arm, seed))
-    ]
+    unfinished = [f"{arm} seed {seed}" for arm, seed in missing_runs(experiment)]
     if unfinished:
         raise UserError(
             f"{experiment.folder.path}: {len(unfinished)} of {len(experiment.runs())} runs have not come to "

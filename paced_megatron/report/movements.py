@@ -9,6 +9,7 @@ from typing import Any
 
 from paced_megatron.config import PacingConfig
 from paced_megatron.evaluation.accuracy import SAMPLED, TEST
+from paced_megatron.experiments.intervals import mean
 from paced_megatron.pacing.kernels import make_kernel
 from paced_megatron.report.source import RunRecord
 from paced_megatron.report.statistics import moved, moved_by_chance, transitions
@@ -91,7 +92,7 @@ def _weights(runs: Sequence[RunRecord]) -> list[list[float]]:
     for run in runs:
         for record in run.stages[0].pass_rates:
             by_rate[record["correct"] / record["attempts"]].append(record["weight"])
-    return [[p, math.fsum(weights) / len(weights)] for p, weights in sorted(by_rate.items())]
+    return [[p, mean(weights)] for p, weights in sorted(by_rate.items())]
 
 
 def _scale(run: RunRecord) -> float | None:
@@ -116,7 +117,7 @@ def _curve(runs: Sequence[RunRecord]) -> list[list[float]] | None:
     scales = [scale for scale in map(_scale, runs) if scale is not None]
     if len(scales) < len(runs):
         return None
-    scale = math.fsum(scales) / len(scales)
+    scale = mean(scales)
     kernel = make_kernel(runs[0].config.pacing)
     kept = [
         record["correct"] / record["attempts"]

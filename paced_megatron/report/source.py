@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from paced_megatron.config import Config
-from paced_megatron.config_io import config_from_dict
+from paced_megatron.config_io import recorded_config
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import EvaluationRow, read_rows
 from paced_megatron.evaluation.plan import planned
@@ -70,7 +68,7 @@ class RunRecord:
     @property
     def last(self) -> tuple[int, int]:
         """(stage, step) of the measurement after training."""
-        return (len(self.config.stages), self.config.stages[-1].train_iters)
+        return self.config.end
 
 
 def read_run(folder: RunFolder) -> RunRecord:
@@ -110,12 +108,7 @@ def read_config(folder: RunFolder) -> Config:
         raise UserError(
             f"{folder.path}: not a run's folder (it has no config.yaml); name one, as run_dir does"
         )
-    try:
-        data = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        shown = " ".join(str(error).split())
-        raise UserError(f"{folder.config}: not a run's configuration ({shown})") from None
-    return config_from_dict(data if isinstance(data, dict) else {}, where=str(folder.config))
+    return recorded_config(folder.config)
 
 
 def missing(folder: RunFolder, config: Config) -> Iterator[str]:
@@ -156,9 +149,8 @@ def _missing_evaluations(folder: RunFolder, config: Config) -> Iterator[str]:
     if not folder.evaluation.is_file():
         yield _line(folder.evaluation, "evaluate")
         return
-    last = len(config.stages)
     measured = {row.key for row in read_rows(folder.evaluation)}
-    for stage, step in ((1, 0), (last, config.stages[-1].train_iters)):
+    for stage, step in ((1, 0), config.end):
         for problem_set, decoding in planned(config):
             attempts = folder.stage(stage).evaluation_attempts(step, problem_set, decoding)
             if (stage, step, problem_set, decoding) not in measured:
