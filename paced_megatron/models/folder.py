@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import paced_megatron.runtime.uncompiled  # noqa: F401  before Megatron-Core
+
+# isort: split
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager

@@ -7,6 +7,9 @@ weight that turns them into logits.
 
 from __future__ import annotations
 
+import paced_megatron.runtime.uncompiled  # noqa: F401  before Megatron-Core
+
+# isort: split
 from collections.abc import Sequence
 from typing import Any
 
