@@ -25,7 +25,7 @@ from loop.recipes import (
     write_recipe,
 )
 
-TRAIN_ITERS, EVALUATED_STEP = 12, 4
+TRAIN_ITERS, SAVE_INTERVAL, EVALUATE_EVERY = 12, 3, 4
 EVALUATION_ATTEMPTS = 8
 SECTIONS = {
     "rollout": {"attempts": ATTEMPTS, "max_new_tokens": 16, "batch_size": 4},  # many short units of work
@@ -35,10 +35,10 @@ SECTIONS = {
         "global_batch_size": 4,
         "lr": 1e-3,
         "weight_decay": 0.0,
-        "save_interval": 3,
+        "save_interval": SAVE_INTERVAL,
     },
     "evaluation": {
-        "every": EVALUATED_STEP,
+        "every": EVALUATE_EVERY,
         "attempts": EVALUATION_ATTEMPTS,
         "temperature": 1.0,
         "top_p": 1.0,
@@ -56,12 +56,15 @@ def in_rollouts(run: Path) -> bool:
 
 
 def in_training(run: Path) -> bool:
-    return lines(run / "stage-1/metrics.jsonl") == EVALUATED_STEP - 2  # between two checkpoints
+    """Between two checkpoints, at one of several steps: on a busy machine one passes between two looks."""
+    return lines(run / "stage-1/metrics.jsonl") in (2, 4, 5)
 
 
 def in_evaluation(run: Path) -> bool:
-    attempts = run / f"stage-1/evaluation/step-{EVALUATED_STEP:07d}/test-sampled.jsonl"
-    return 4 <= lines(attempts) < TEST_PROBLEMS * EVALUATION_ATTEMPTS
+    """In one of those that come after `in_training`."""
+    folders = (run / f"stage-1/evaluation/step-{step:07d}" for step in (2 * EVALUATE_EVERY, TRAIN_ITERS))
+    made = (lines(folder / "test-sampled.jsonl") for folder in folders)
+    return any(4 <= count < TEST_PROBLEMS * EVALUATION_ATTEMPTS for count in made)
 
 
 def interrupt_when(
