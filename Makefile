@@ -24,12 +24,16 @@ SGLANG_ENVIRONMENT := tests/sglang/environment
 # Two processes of two threads each on two cores are slower than two of one.
 export OMP_NUM_THREADS ?= 1
 
+# How many processes share all the tests out; with ARGS there is one. Each has up to four ranks of its own (1.6 GB).
+WORKERS ?= 2
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install quickstart test lint types unit test-newest has-newest test-sglang format docs clean
+.PHONY: help install quickstart test lint types unit test-newest has-newest test-sglang format docs clean \
+	test-long long-conformance long-converter long-parity long-kills
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv and install the package and what checks it
 
@@ -52,8 +56,28 @@ lint: $(INSTALLED) ## style and formatting
 types: $(INSTALLED) ## type checks of the package and the tools
 	$(VENV)/bin/mypy paced_megatron tools
 
+# Whole files are dealt out, the long ones first (tests/conftest.py): each process has a pool and fixtures of its own.
 unit: $(INSTALLED) ## the tests that need no GPU, no Slurm and no SGLang; ARGS="tests/pacing -x" chooses
-	$(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=2400 $(ARGS)
+	$(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=2400 \
+		$(if $(ARGS),$(ARGS),-n $(WORKERS) --dist loadfile --no-loadscope-reorder)
+
+# The rows that `make test` has no time for. $(call long,VARIABLE): the test files that ask for it, with it set.
+long = @files=$$(grep -rlw --include='test_*.py' $(1) tests); test -n "$$files" || { echo "no test asks for $(1)"; exit 0; }; \
+	set -x; $(1)=1 $(VENV)/bin/python -m pytest -q -m "not gpu and not slurm" --session-timeout=14400 $$files $(ARGS)
+
+test-long: long-conformance long-converter long-parity long-kills ## all of these, an hour or more
+
+long-conformance: $(INSTALLED) ## each divergence x ranks x dtype x KL x temperature x chunk size
+	$(call long,PACED_FULL_CONFORMANCE)
+
+long-converter: $(INSTALLED) ## every model family in every dtype, at layouts of up to eight processes
+	$(call long,PACED_FULL_CONVERTER)
+
+long-parity: $(INSTALLED) ## the gradient of every parameter at every layout, against transformers in float64
+	$(call long,PACED_FULL_PARITY)
+
+long-kills: $(INSTALLED) ## many more moments at which a run is killed and started again
+	$(call long,PACED_FULL_KILLS)
 
 test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop
 	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/loop/test_loop.py

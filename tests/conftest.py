@@ -20,6 +20,37 @@ if (Path(__file__).parent / "pool.py").exists():
     ]  # tests/pool.py: the fixture `pool`, worker processes that stay up between tests
 
 
+# Files that take half a minute or more by themselves, the longest first. `make unit` deals whole files out to
+# two processes: one of these that came last would leave the other process idle.
+LONG_FILES = (
+    "mutants/test_mutants.py",
+    "loop/test_compare.py",
+    "divergence/test_fused.py",
+    "loop/test_kills.py",
+    "loop/test_loop.py",
+    "tools/test_convert.py",
+    "parallel/test_layouts.py",
+    "parallel/test_gradient.py",
+    "divergence/test_eight_ranks.py",
+    "models/test_layouts.py",
+    "divergence/test_memory.py",
+    "runtime/test_pool.py",
+    "loop/test_bad_input.py",
+    "runtime/test_launch.py",
+    "benchmarks/test_converter_benchmark.py",
+    "benchmarks/test_divergence_benchmark.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long files first, in each of pytest-xdist's processes; elsewhere the order stays."""
+    if not hasattr(config, "workerinput"):
+        return
+    folder = Path(__file__).parent
+    place = {folder / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG_FILES)))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real data (MATH-500, AIME-24, the Qwen3 tokenizer, published config.json files).
