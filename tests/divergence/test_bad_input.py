@@ -71,3 +71,19 @@ def test_ranks_that_are_all_called_wrongly_raise_before_any_collective(pool: Any
         "parameter: jsd needs beta, a number between 0 and 1",
     ]
     assert pool.run(wrong_calls, 2) == [(messages, 3)] * 2
+
+
+def with_a_group_of_rank_0(rank: int, world_size: int) -> str:
+    import torch.distributed as dist
+
+    group = dist.new_group([0])
+    try:
+        return f"{call(group=group).divergence.shape[0]} tokens"
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parallel
+def test_a_group_that_the_rank_is_not_in_is_refused_there_and_taken_by_its_member(pool: Any) -> None:
+    message = "group: this rank is not a member of the tensor-parallel group it passed in"
+    assert pool.run(with_a_group_of_rank_0, 2) == [f"{TOKENS} tokens", message]

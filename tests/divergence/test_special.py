@@ -10,10 +10,8 @@ import torch
 
 from divergence.cases import ONE_EACH, VARIANTS, VOCAB, Outcome, Spec, call, case_of, run_all, run_one
 from divergence.conformance import assert_conforms
-from paced_megatron.divergence import (
-    DivergenceStatistics,
-    divergence_statistics,
-)
+from paced_megatron.divergence import DivergenceStatistics, divergence_statistics, weighted_divergence
+from paced_megatron.divergence.reference import reference_divergence
 
 SHUFFLED = (17, 3, 3, 11, 0, 23, 8)  # out of order, one twice
 SPECIAL = {
@@ -152,6 +150,24 @@ def test_frozen_hidden_states_get_no_gradient_and_the_head_its_own() -> None:
     call(student_hidden=case.student_hidden, student_head=head).loss.backward()
     expected = run_one(Spec(), 0, 1, None).head_grad[:VOCAB]
     torch.testing.assert_close(head.grad, expected)
+
+
+@pytest.mark.parametrize("with_main_grad", [False, True])
+def test_a_head_that_is_the_embedding_too_gets_both_gradients(with_main_grad: bool) -> None:
+    """Tied weights: what comes through the hidden states takes autograd's way, also where the head's own part
+    is added to main_grad."""
+    case = case_of(Spec())
+    totals = []
+    for of in (weighted_divergence, reference_divergence):
+        embedding = case.student_head.clone().requires_grad_()
+        main_grad = torch.zeros_like(case.student_head) if with_main_grad else None
+        extra = {"compute_grad": True, "main_grad": main_grad} if of is weighted_divergence else {}
+        inputs = (embedding[case.labels].tanh(), embedding, case.teacher_hidden, case.teacher_head)
+        of(*inputs, case.weights, divergence="reverse_kl", vocab_size=VOCAB, **extra).loss.backward()
+        assert embedding.grad is not None
+        added = main_grad if extra and main_grad is not None else 0.0
+        totals.append(embedding.grad + added)
+    torch.testing.assert_close(totals[0], totals[1], rtol=1e-9, atol=1e-12)
 
 
 def test_the_teacher_gets_no_gradient() -> None:
