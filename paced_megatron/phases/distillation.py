@@ -16,7 +16,7 @@ from paced_megatron.rollout.requests import attempt_seed
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
-from paced_megatron.training.trainer import Trainer, load_model
+from paced_megatron.training.trainer import Trainer, load_student_chunks
 
 
 def train(job: Job, number: int) -> None:
@@ -35,7 +35,7 @@ def train(job: Job, number: int) -> None:
         teacher_folder=job.inputs.teacher_folder,
     )
 
-    def evaluate_snapshot(step: int, student: HiddenStatesModel) -> None:
+    def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
         snapshot = folder.snapshot(step)
         if job.world.lead.agree(is_measured(job, number, step)):
             return
@@ -73,9 +73,9 @@ def export(job: Job, number: int) -> None:
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
             "train` first"
         )
-    shape, model = load_model(job.inputs.student_folder, job.world, job.config.training)
-    load_model_weights(folder.checkpoints, done, model)
-    save_folder(model, shape, job.world.groups, source=job.inputs.student_folder, out=folder.student)
+    shape, chunks = load_student_chunks(job.inputs.student_folder, job.world, job.config.training)
+    load_model_weights(folder.checkpoints, done, chunks)
+    save_folder(chunks, shape, job.world.groups, source=job.inputs.student_folder, out=folder.student)
     job.say(f"stage {number}: student exported to {folder.student}")
 
 

@@ -92,15 +92,13 @@ def micro_batches(
     normalization: str,
     global_batch_size: int,
     micro_batch_size: int,
-    data_parallel_rank: int = 0,
     data_parallel_size: int = 1,
-) -> list[MicroBatch]:
-    """This data-parallel rank's share of a global batch, in micro-batches of at most `micro_batch_size`
-    examples.
+) -> list[list[MicroBatch]]:
+    """A global batch, for each replica of the student its share in micro-batches of at most
+    `micro_batch_size` examples.
 
-    Always at least one: a rank without an example gets one that has no token in the loss, since it takes part
-        in the
-    collectives all the same.
+    Always at least one: a replica without an example gets one that has no token in the loss, since it takes
+    part in the collectives all the same.
 
     Args:
         batch: the examples of the whole global batch, the same list on all ranks.
@@ -108,9 +106,13 @@ def micro_batches(
         global_batch_size: the configured number of problems, B, also where `batch` is shorter.
     """
     coefficients = NORMALIZATIONS[normalization](batch, global_batch_size) if batch else []
-    pairs = list(zip(batch, coefficients, strict=True))[data_parallel_rank::data_parallel_size]
-    cuts = [pairs[start : start + micro_batch_size] for start in range(0, len(pairs), micro_batch_size)]
-    return [_collate(cut) for cut in cuts] or [_collate([])]
+    pairs = list(zip(batch, coefficients, strict=True))
+    replicas = []
+    for replica in range(data_parallel_size):
+        share = pairs[replica::data_parallel_size]
+        cuts = [share[start : start + micro_batch_size] for start in range(0, len(share), micro_batch_size)]
+        replicas.append([_collate(cut) for cut in cuts] or [_collate([])])
+    return replicas
 
 
 def _collate(pairs: Sequence[tuple[Example, float]]) -> MicroBatch:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from paced_megatron.models.gpt import HiddenStatesModel
+from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
 from paced_megatron.training.trainer import Trainer
 
 KEEP = 2  # the newest, and the one before it
@@ -43,7 +44,7 @@ def save_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
         partial.mkdir(parents=True)
     dist.barrier()
     state = {
-        "model": dict(trainer.student.module.named_parameters()),
+        "model": parameters_by_name(trainer.student.chunks),
         "optimizer": trainer.optimizer.state_dict(),
         "schedule": trainer.schedule.state_dict(),
     }
@@ -64,8 +65,8 @@ def _read(checkpoints: Path, iteration: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _copy_weights(weights: dict[str, torch.Tensor], model: HiddenStatesModel) -> None:
-    for name, parameter in model.named_parameters():
+def _copy_weights(weights: dict[str, torch.Tensor], chunks: Sequence[HiddenStatesModel]) -> None:
+    for name, parameter in parameters_by_name(chunks).items():
         parameter.copy_(weights[name])
 
 
@@ -73,11 +74,11 @@ def load_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
     """Put the state after `iteration` steps back, into objects made from the same configuration on the same
     layout."""
     state = _read(checkpoints, iteration)
-    _copy_weights(state["model"], trainer.student.module)
+    _copy_weights(state["model"], trainer.student.chunks)
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
 
 
-def load_model_weights(checkpoints: Path, iteration: int, model: HiddenStatesModel) -> None:
-    """Only the student's weights of a checkpoint, into a model of the same layout."""
-    _copy_weights(_read(checkpoints, iteration)["model"], model)
+def load_model_weights(checkpoints: Path, iteration: int, chunks: Sequence[HiddenStatesModel]) -> None:
+    """Only the student's weights of a checkpoint, into its chunks at the same layout."""
+    _copy_weights(_read(checkpoints, iteration)["model"], chunks)

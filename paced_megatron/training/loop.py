@@ -17,7 +17,7 @@ from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
 from paced_megatron.training.trainer import Trainer
 
-OnEvaluation = Callable[[int, HiddenStatesModel], None]
+OnEvaluation = Callable[[int, list[HiddenStatesModel]], None]
 
 
 def train_stage(
@@ -37,8 +37,8 @@ def train_stage(
 
     Args:
         examples: the same list on every rank, all of positive weight.
-        on_evaluation: called on every rank with (steps done, the student) every `evaluate_every` steps before
-            the last, when their checkpoint is written; 0: never.
+        on_evaluation: called on every rank with (steps done, the student's chunks) every `evaluate_every` steps
+            before the last, when their checkpoint is written; 0: never.
 
     Raises:
         UserError: a step was not finite (see `Trainer.step`).
@@ -48,7 +48,7 @@ def train_stage(
     if done:
         load_checkpoint(folder.checkpoints, done, trainer)
         if _evaluation_is_due(done, train_iters, evaluate_every):
-            on_evaluation(done, trainer.student.module)  # the run may have been killed during it
+            on_evaluation(done, trainer.student.chunks)  # the run may have been killed during it
     if trainer.world.is_lead:
         forget_steps_after(folder.metrics, done)
     title = f"stage {folder.number}: training"
@@ -64,7 +64,7 @@ def train_stage(
             if due or step % training.save_interval == 0 or step == train_iters:
                 save_checkpoint(folder.checkpoints, step, trainer)
             if due:
-                on_evaluation(step, trainer.student.module)
+                on_evaluation(step, trainer.student.chunks)
 
 
 def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:

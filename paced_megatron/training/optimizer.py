@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import torch
-from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-from megatron.core.process_groups_config import ProcessGroupCollection
 
 from paced_megatron.config import TrainingConfig
+from paced_megatron.training.student import Student
 
 
-def make_optimizer(
-    student: DistributedDataParallel, training: TrainingConfig, groups: ProcessGroupCollection
-) -> MegatronOptimizer:
+def make_optimizer(student: Student, training: TrainingConfig) -> MegatronOptimizer:
     """AdamW over the student's parameters, float32 main weights where they are bf16, gradients clipped by
     global norm."""
-    params_dtype = student.module.config.params_dtype
+    params_dtype = student.chunks[0].config.params_dtype
     return get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -30,9 +27,9 @@ def make_optimizer(
             bf16=params_dtype == torch.bfloat16,
             params_dtype=params_dtype,
         ),
-        [student],
+        student.wrapped,
         use_gloo_process_groups=False,  # Megatron's second set of groups, for saving; ours are passed in
-        pg_collection=groups,
+        pg_collection=student.groups,
     )
 
 

@@ -11,22 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
-from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
 from paced_megatron.divergence import DivergenceResult, weighted_divergence
-from paced_megatron.models.gpt import HiddenStatesModel
-from paced_megatron.training.batches import MicroBatch, TokenRows
+from paced_megatron.training.batches import MicroBatch
+from paced_megatron.training.forward import at_positions, run_schedule, stage_output
+from paced_megatron.training.student import Student
+from paced_megatron.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -58,80 +52,36 @@ class StepSums:
     teacher_entropy: float
 
 
-def distributed_student(model: HiddenStatesModel, groups: ProcessGroupCollection) -> DistributedDataParallel:
-    """Megatron's data-parallel wrapper: it owns the gradient buffers (`param.main_grad`), float32 or
-    wider."""
-    main_dtype = torch.promote_types(model.config.params_dtype, torch.float32)
-    student = DistributedDataParallel(
-        config=model.config,
-        ddp_config=DistributedDataParallelConfig(
-            grad_reduce_in_fp32=main_dtype == torch.float32, overlap_grad_reduce=False
-        ),
-        module=model,
-        pg_collection=groups,
-    )
-    # Megatron's schedule calls this at the end. The sum is already divided, so its own count of tokens is
-    # left out.
-    model.config.finalize_model_grads_func = _finalize
-    return student
-
-
-def _finalize(model: list[Any], num_tokens: Tensor | None, **groups: Any) -> None:
-    finalize_model_grads(model, None, **groups)
-
-
-def hidden_states_at(model: torch.nn.Module, rows: TokenRows, device: torch.device) -> Tensor:
-    """The model's final hidden states [M, H] at the rows' positions."""
-    tokens = rows.tokens.to(device)
-    position_ids = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
-    # No mask is passed: Megatron's causal attention makes its own, and padding stands behind all that counts.
-    hidden = model(tokens, position_ids, None)  # [s, b, H]
-    return hidden.flatten(0, 1).index_select(0, rows.positions.to(device))
-
-
 def accumulate_gradient(
-    student: DistributedDataParallel,
-    teacher: HiddenStatesModel,
-    batch: Sequence[MicroBatch],
-    objective: Objective,
-    groups: ProcessGroupCollection,
+    student: Student, teacher: Teacher, batches: Sequence[Sequence[MicroBatch]], objective: Objective
 ) -> StepSums:
-    """Add the gradient of the loss over `batch` to the student's `main_grad` buffers, reduced over all ranks.
+    """Add the gradient of the loss over `batches` to the student's `main_grad` buffers, reduced over all
+    ranks.
 
     Args:
-        student: wrapped by `distributed_student`, its gradient buffers zeroed by the caller.
-        teacher: no gradient is kept for it. It is cut over the same tensor-parallel group as the student.
-        batch: this data-parallel rank's micro-batches, at least one.
-        groups: the student's process groups.
+        student: its gradient buffers zeroed by the caller.
+        teacher: no gradient is kept for it.
+        batches: for every replica of the student its micro-batches, at least one each and the same number,
+            the same on all ranks.
     """
-    device = next(teacher.parameters()).device
-    with torch.no_grad():
-        teacher_hidden = [hidden_states_at(teacher, micro_batch.teacher, device) for micro_batch in batch]
+    groups, device = student.groups, student.device
+    mine = batches[groups.dp.rank()]
+    taught = teacher.hidden_states(batches)
 
     def forward_step(
-        pending: Iterator[tuple[MicroBatch, Tensor]], model: torch.nn.Module
+        pending: Iterator[tuple[MicroBatch, Tensor | None]], model: torch.nn.Module
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
-        micro_batch, hidden_of_teacher = next(pending)
-        hidden_of_student = hidden_states_at(model, micro_batch.student, device)
-        loss = partial(
-            _weighted_loss,
-            student,
-            teacher,
-            micro_batch,
-            hidden_of_teacher,
-            objective=objective,
-            groups=groups,
-        )
-        return hidden_of_student, loss
+        micro_batch, teacher_hidden = next(pending)
+        output = stage_output(model, micro_batch.student, device)
+        loss = partial(_weighted_loss, student, teacher.head, micro_batch, teacher_hidden, objective)
+        return output, loss
 
-    sums = get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iter(zip(batch, teacher_hidden, strict=True)),
-        model=[student],
-        num_microbatches=len(batch),
-        seq_length=max(micro_batch.student.tokens.shape[1] for micro_batch in batch),
-        micro_batch_size=max(micro_batch.student.tokens.shape[0] for micro_batch in batch),
-        pg_collection=groups,
+    sums = run_schedule(
+        forward_step,
+        list(zip(mine, taught, strict=True)),
+        student.wrapped,
+        groups,
+        tokens_shape=tuple(mine[0].student.tokens.shape),
     )
     total = torch.stack(sums).sum(dim=0)
     dist.all_reduce(total, group=groups.dp)
@@ -139,30 +89,30 @@ def accumulate_gradient(
 
 
 def _weighted_loss(
-    student: DistributedDataParallel,
-    teacher: HiddenStatesModel,
+    student: Student,
+    teacher_head: Tensor | None,
     micro_batch: MicroBatch,
-    teacher_hidden: Tensor,
-    student_hidden: Tensor,
-    *,
+    teacher_hidden: Tensor | None,
     objective: Objective,
-    groups: ProcessGroupCollection,
+    output: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Megatron's loss function: the loss, its count of tokens (unused, see `_finalize`), and what is to be
+    """Megatron's loss function: the loss, its count of tokens (unused, see student.py), and what is to be
     logged."""
+    assert student.head is not None and teacher_head is not None and teacher_hidden is not None
+    student_hidden = at_positions(output, micro_batch.student)
     accurate = torch.promote_types(student_hidden.dtype, torch.float32)
     result = weighted_divergence(
         student_hidden,
-        student.module.head,
+        student.head,
         teacher_hidden,
-        teacher.head,
+        teacher_head,
         micro_batch.coefficients.to(student_hidden.device, accurate),
         divergence=objective.divergence,
         parameter=objective.parameter,
         temperature=objective.temperature,
         vocab_size=objective.vocab_size,
         labels=micro_batch.labels.to(student_hidden.device),
-        group=groups.tp,
+        group=student.groups.tp,
         compute_grad=True,
         workspace_mb=objective.workspace_mb,
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
@@ -16,22 +15,26 @@ from paced_megatron.config import StageConfig, TrainingConfig
 from paced_megatron.errors import UserError
 from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.models.folder import load_weights
-from paced_megatron.models.gpt import HiddenStatesModel, build_model
+from paced_megatron.models.gpt import HiddenStatesModel, build_chunks
 from paced_megatron.runtime.world import World
 from paced_megatron.training.batches import micro_batches
 from paced_megatron.training.examples import Example
 from paced_megatron.training.optimizer import make_optimizer, make_schedule
-from paced_megatron.training.step import Objective, StepSums, accumulate_gradient, distributed_student
+from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
+from paced_megatron.training.student import Student
+from paced_megatron.training.teacher import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(folder: Path, world: World, training: TrainingConfig) -> tuple[ModelShape, HiddenStatesModel]:
-    """This rank's part of the model in a Hugging Face folder, in the training's dtype."""
+def load_student_chunks(
+    folder: Path, world: World, training: TrainingConfig
+) -> tuple[ModelShape, list[HiddenStatesModel]]:
+    """This rank's parts of the student in a Hugging Face folder, in the training's dtype."""
     shape = model_shape(folder)
-    model = build_model(shape, world.groups, DTYPES[training.params_dtype])
-    load_weights(model, shape, folder, world.groups)
-    return shape, model
+    chunks = build_chunks(shape, world.groups, DTYPES[training.params_dtype])
+    load_weights(chunks, shape, folder, world.groups)
+    return shape, chunks
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Trainer:
     world: World
     training: TrainingConfig
     objective: Objective
-    student: DistributedDataParallel
-    teacher: HiddenStatesModel
+    student: Student
+    teacher: Teacher
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
 
@@ -57,22 +60,22 @@ class Trainer:
         teacher_folder: Path,
     ) -> Trainer:
         """Load both models; optimizer and schedule start afresh, as they do in every stage."""
-        student_shape, model = load_model(student_folder, world, training)
-        teacher_shape, teacher = load_model(teacher_folder, world, training)
-        student = distributed_student(model.train(), world.groups)
-        optimizer = make_optimizer(student, training, world.groups)
+        shape, chunks = load_student_chunks(student_folder, world, training)
+        teacher = Teacher.from_folder(teacher_folder, world.groups, DTYPES[training.params_dtype])
+        student = Student.of(shape, [chunk.train() for chunk in chunks], world.groups)
+        optimizer = make_optimizer(student, training)
         return cls(
             world=world,
             training=training,
             objective=Objective(
                 divergence=stage.divergence,
                 parameter=stage.divergence_parameter,
-                vocab_size=min(student_shape.vocab_size, teacher_shape.vocab_size),
+                vocab_size=min(shape.vocab_size, teacher.shape.vocab_size),
                 temperature=training.temperature,
                 workspace_mb=training.loss_workspace_mb,
             ),
             student=student,
-            teacher=teacher.requires_grad_(False).eval(),
+            teacher=teacher,
             optimizer=optimizer,
             schedule=make_schedule(optimizer, training, stage.train_iters),
         )
@@ -85,18 +88,16 @@ class Trainer:
             UserError: the loss or the gradient's norm is not a finite number; no checkpoint must be written
                 after it.
         """
-        groups = self.world.groups
-        self.student.zero_grad_buffer()
+        self.student.zero_grad()
         self.optimizer.zero_grad()
-        mine = micro_batches(
+        batches = micro_batches(
             batch,
             normalization=self.training.normalization,
             global_batch_size=self.training.global_batch_size,
             micro_batch_size=self.training.micro_batch_size,
-            data_parallel_rank=groups.dp.rank(),
-            data_parallel_size=groups.dp.size(),
+            data_parallel_size=self.world.groups.dp.size(),
         )
-        sums = accumulate_gradient(self.student, self.teacher, mine, self.objective, groups)
+        sums = accumulate_gradient(self.student, self.teacher, batches, self.objective)
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
         self.schedule.step(increment=1)

@@ -51,8 +51,8 @@ MUTANTS = [
     Mutant(
         "the student's hidden states are off by one",
         "paced_megatron/training/step.py",
-        "hidden_states_at(model, micro_batch.student, device)",
-        "hidden_states_at(model, micro_batch.student, device).roll(1, 0)",
+        "at_positions(output, micro_batch.student)",
+        "at_positions(output, micro_batch.student).roll(1, 0)",
         f"{GRADIENT}[1.0-forward_kl]",
     ),
     Mutant(

@@ -10,19 +10,14 @@ import torch
 
 from paced_megatron.models.families import model_shape
 from paced_megatron.models.folder import hugging_face_tensors, load_weights
-from paced_megatron.models.gpt import build_model
+from paced_megatron.models.gpt import build_chunks, parameters_by_name
 from paced_megatron.runtime.cpu import megatron_on_cpu
 from paced_megatron.runtime.world import parallel_groups
 from paced_megatron.training.batches import micro_batches
 from paced_megatron.training.examples import Example
-from paced_megatron.training.step import Objective, accumulate_gradient, distributed_student
-
-
-def load_model(folder: Path, groups, dtype: torch.dtype):
-    shape = model_shape(folder)
-    model = build_model(shape, groups, dtype)
-    load_weights(model, shape, folder, groups)
-    return shape, model
+from paced_megatron.training.step import Objective, accumulate_gradient
+from paced_megatron.training.student import Student
+from paced_megatron.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -51,30 +46,30 @@ def step_gradient(
     torch.set_default_dtype(case.dtype)
     with megatron_on_cpu():
         groups = parallel_groups(case.tensor_model_parallel_size, seed=1)
-        student_shape, model = load_model(student_folder, groups, case.dtype)
-        teacher_shape, teacher = load_model(teacher_folder, groups, case.dtype)
-        student = distributed_student(model, groups)
-        student.zero_grad_buffer()
+        shape = model_shape(student_folder)
+        chunks = build_chunks(shape, groups, case.dtype)
+        load_weights(chunks, shape, student_folder, groups)
+        teacher = Teacher.from_folder(teacher_folder, groups, case.dtype)
+        student = Student.of(shape, chunks, groups)
+        student.zero_grad()
         sums = accumulate_gradient(
             student,
-            teacher.requires_grad_(False),
+            teacher,
             micro_batches(
                 examples,
                 normalization=case.normalization,
                 global_batch_size=case.global_batch_size,
                 micro_batch_size=case.micro_batch_size,
-                data_parallel_rank=groups.dp.rank(),
                 data_parallel_size=groups.dp.size(),
             ),
             Objective(
                 divergence=case.divergence,
                 parameter=case.parameter,
-                vocab_size=min(student_shape.vocab_size, teacher_shape.vocab_size),
+                vocab_size=min(shape.vocab_size, teacher.shape.vocab_size),
                 temperature=case.temperature,
                 workspace_mb=0.02,  # a few tokens a chunk, so that there are several
             ),
-            groups,
         )
-        gradients = {name: parameter.main_grad for name, parameter in model.named_parameters()}
-        whole = dict(hugging_face_tensors(gradients, student_shape, groups))
+        gradients = {name: parameter.main_grad for name, parameter in parameters_by_name(chunks).items()}
+        whole = dict(hugging_face_tensors(gradients, shape, groups))
     return sums, whole if rank == 0 else None
