@@ -16,7 +16,8 @@ from paced_megatron.rollout.requests import attempt_seed
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
-from paced_megatron.training.trainer import Trainer, load_student_chunks
+from paced_megatron.training.student import load_chunks
+from paced_megatron.training.trainer import DTYPES, Trainer
 
 
 def train(job: Job, number: int) -> None:
@@ -31,6 +32,7 @@ def train(job: Job, number: int) -> None:
         job.world,
         stage,
         config.training,
+        config.parallel,
         student_folder=student_folder,
         teacher_folder=job.inputs.teacher_folder,
     )
@@ -73,7 +75,13 @@ def export(job: Job, number: int) -> None:
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
             "train` first"
         )
-    shape, chunks = load_student_chunks(job.inputs.student_folder, job.world, job.config.training)
+    shape, chunks = load_chunks(
+        job.inputs.student_folder,
+        job.world.groups,
+        DTYPES[job.config.training.params_dtype],
+        job.config.training,
+        job.config.parallel,
+    )
     load_model_weights(folder.checkpoints, done, chunks)
     save_folder(chunks, shape, job.world.groups, source=job.inputs.student_folder, out=folder.student)
     job.say(f"stage {number}: student exported to {folder.student}")

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
+from paced_megatron.training.optimizer import load_optimizer_state, optimizer_state
 from paced_megatron.training.trainer import Trainer
 
 KEEP = 2  # the newest, and the one before it
@@ -43,9 +44,10 @@ def save_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
+    trainer.student.settle()
     state = {
         "model": parameters_by_name(trainer.student.chunks),
-        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer": optimizer_state(trainer.optimizer),
         "schedule": trainer.schedule.state_dict(),
     }
     with open(_rank_file(partial), "wb") as file:
@@ -75,7 +77,7 @@ def load_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
     layout."""
     state = _read(checkpoints, iteration)
     _copy_weights(state["model"], trainer.student.chunks)
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer_state(trainer.optimizer, state["optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -25,7 +26,17 @@ def stage_output(model: torch.nn.Module, rows: TokenRows, device: torch.device) 
     tokens = rows.tokens.to(device)
     position_ids = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
     # No mask is passed: Megatron's causal attention makes its own, and padding stands behind all that counts.
-    return model(tokens, position_ids, None)
+    return model(tokens, position_ids, None, packed_seq_params=_packed_seq_params(rows, device))
+
+
+def _packed_seq_params(rows: TokenRows, device: torch.device) -> PackedSeqParams | None:
+    """Megatron restarts the positions of its rotary embedding, and attention, at each text."""
+    if rows.cu_seqlens is None:
+        return None
+    cuts, longest = rows.cu_seqlens.to(device), int(rows.cu_seqlens.diff().max())
+    return PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=cuts, cu_seqlens_kv=cuts, max_seqlen_q=longest, max_seqlen_kv=longest
+    )
 
 
 def at_positions(hidden: Tensor, rows: TokenRows) -> Tensor:
@@ -100,7 +111,7 @@ def final_hidden_states(
         rows,
         chunks,
         groups,
-        tokens_shape=tuple(rows[0].tokens.shape),
+        tokens_shape=rows[0].shape,
         forward_only=True,
         collect_non_loss_data=True,
     )

@@ -37,8 +37,8 @@ def train_stage(
 
     Args:
         examples: the same list on every rank, all of positive weight.
-        on_evaluation: called on every rank with (steps done, the student's chunks) every `evaluate_every` steps
-            before the last, when their checkpoint is written; 0: never.
+        on_evaluation: called on every rank with (steps done, the student's chunks) every
+            `evaluate_every` steps before the last, when their checkpoint is written; 0: never.
 
     Raises:
         UserError: a step was not finite (see `Trainer.step`).

@@ -9,16 +9,18 @@ divergence as its loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
 import torch.distributed as dist
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from torch import Tensor
 
 from paced_megatron.divergence import DivergenceResult, weighted_divergence
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.forward import at_positions, run_schedule, stage_output
+from paced_megatron.training.head import current_head, with_head
 from paced_megatron.training.student import Student
 from paced_megatron.training.teacher import Teacher
 
@@ -81,10 +83,11 @@ def accumulate_gradient(
         list(zip(mine, taught, strict=True)),
         student.wrapped,
         groups,
-        tokens_shape=tuple(mine[0].student.tokens.shape),
+        tokens_shape=mine[0].student.shape,
     )
-    total = torch.stack(sums).sum(dim=0)
-    dist.all_reduce(total, group=groups.dp)
+    total = sum(sums, torch.zeros(len(fields(StepSums)), dtype=torch.float64, device=device))
+    for group in (groups.dp, groups.pp):  # only the last pipeline stage has any
+        dist.all_reduce(total, group=group)
     return StepSums(*total.tolist())
 
 
@@ -98,12 +101,17 @@ def _weighted_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Megatron's loss function: the loss, its count of tokens (unused, see student.py), and what is to be
     logged."""
-    assert student.head is not None and teacher_head is not None and teacher_hidden is not None
+    assert teacher_head is not None and teacher_hidden is not None
+    if student.sequence_parallel:  # this rank's tokens -> all; each takes its own part of the gradient back
+        output = gather_from_sequence_parallel_region(
+            output, tensor_parallel_output_grad=False, group=student.groups.tp
+        )
     student_hidden = at_positions(output, micro_batch.student)
     accurate = torch.promote_types(student_hidden.dtype, torch.float32)
+    head = current_head(student.chunks[-1])
     result = weighted_divergence(
         student_hidden,
-        student.head,
+        head,
         teacher_hidden,
         teacher_head,
         micro_batch.coefficients.to(student_hidden.device, accurate),
@@ -114,9 +122,11 @@ def _weighted_loss(
         labels=micro_batch.labels.to(student_hidden.device),
         group=student.groups.tp,
         compute_grad=True,
+        main_grad=head.main_grad,
         workspace_mb=objective.workspace_mb,
     )
-    return result.loss, torch.zeros((), dtype=torch.int, device=student_hidden.device), _sums(result)
+    no_count = torch.zeros((), dtype=torch.int, device=student_hidden.device)
+    return with_head(result.loss, head), no_count, _sums(result)
 
 
 def _sums(result: DivergenceResult) -> Tensor:

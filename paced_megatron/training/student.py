@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,40 @@ from megatron.core.distributed import (
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
-from paced_megatron.models.families import ModelShape
-from paced_megatron.models.gpt import HiddenStatesModel
+from paced_megatron.config import ParallelConfig, TrainingConfig
+from paced_megatron.models.families import ModelShape, model_shape
+from paced_megatron.models.folder import load_weights
+from paced_megatron.models.gpt import HiddenStatesModel, build_chunks
+
+
+def load_chunks(
+    folder: Path,
+    groups: ProcessGroupCollection,
+    params_dtype: torch.dtype,
+    training: TrainingConfig,
+    parallel: ParallelConfig,
+) -> tuple[ModelShape, list[HiddenStatesModel]]:
+    """This rank's parts of the student in a Hugging Face folder."""
+    shape = model_shape(folder)
+    chunks = build_chunks(
+        shape,
+        groups,
+        params_dtype,
+        parallel.virtual_pipeline_model_parallel_size,
+        **layer_settings(training, parallel),
+    )
+    load_weights(chunks, shape, folder, groups)
+    return shape, chunks
+
+
+def layer_settings(training: TrainingConfig, parallel: ParallelConfig) -> dict[str, Any]:
+    """How the layers compute, beside their sizes: fields of Megatron's TransformerConfig."""
+    settings: dict[str, Any] = {"sequence_parallel": parallel.sequence_parallel}
+    if training.recompute_granularity is not None:
+        settings["recompute_granularity"] = training.recompute_granularity
+    if training.recompute_granularity == "full":
+        settings |= {"recompute_method": "uniform", "recompute_num_layers": training.recompute_num_layers}
+    return settings
 
 
 @dataclass(frozen=True)
@@ -35,36 +68,68 @@ class Student:
     groups: ProcessGroupCollection
 
     @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        groups: ProcessGroupCollection,
+        params_dtype: torch.dtype,
+        training: TrainingConfig,
+        parallel: ParallelConfig,
+    ) -> Student:
+        """Load this rank's part from a Hugging Face folder, and wrap it."""
+        shape, chunks = load_chunks(folder, groups, params_dtype, training, parallel)
+        return cls.of(shape, [chunk.train() for chunk in chunks], groups, parallel)
+
+    @classmethod
     def of(
-        cls, shape: ModelShape, chunks: Sequence[HiddenStatesModel], groups: ProcessGroupCollection
+        cls,
+        shape: ModelShape,
+        chunks: Sequence[HiddenStatesModel],
+        groups: ProcessGroupCollection,
+        parallel: ParallelConfig,
     ) -> Student:
         """Wrap the chunks."""
         config = chunks[0].config
-        main_dtype = torch.promote_types(config.params_dtype, torch.float32)
         wrapped = [
             DistributedDataParallel(
                 config=config,
                 ddp_config=DistributedDataParallelConfig(
-                    grad_reduce_in_fp32=main_dtype == torch.float32, overlap_grad_reduce=False
+                    grad_reduce_in_fp32=config.params_dtype != torch.float64,
+                    use_distributed_optimizer=parallel.use_distributed_optimizer,
+                    overlap_grad_reduce=parallel.overlap_grad_reduce,
+                    overlap_param_gather=parallel.overlap_param_gather,
                 ),
                 module=chunk,
+                # With several chunks, those after the first have one bucket each, as in Megatron-LM.
+                disable_bucketing=number > 0,
                 pg_collection=groups,
             )
-            for chunk in chunks
+            for number, chunk in enumerate(chunks)
         ]
         # Megatron's schedule calls this at the end. The sum is already divided, so its own count of tokens is
         # left out.
         config.finalize_model_grads_func = _finalize
+        if parallel.overlap_grad_reduce:  # a bucket goes out with the last micro-batch, not with each
+            no_sync = [chunk.no_sync for chunk in wrapped]
+            config.no_sync_func = no_sync if len(wrapped) > 1 else no_sync[0]
         return cls(shape, list(chunks), wrapped, groups)
-
-    @property
-    def head(self) -> Tensor | None:
-        """This rank's rows of the head; None where another pipeline stage has it."""
-        return self.chunks[-1].head if self.chunks[-1].post_process else None
 
     @property
     def device(self) -> torch.device:
         return next(self.chunks[0].parameters()).device
+
+    @property
+    def sequence_parallel(self) -> bool:
+        return self.chunks[0].config.sequence_parallel
+
+    def settle(self) -> None:
+        """Have all of the last step's weights on every rank, before somebody other than a step reads them.
+
+        Under overlap_param_gather they are on their way, until the next step asks for them.
+        """
+        for chunk in self.wrapped:
+            if chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync(force_sync=True)
 
     def zero_grad(self) -> None:
         """Empty the gradient buffers."""

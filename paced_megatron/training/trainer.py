@@ -11,30 +11,18 @@ import torch
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from paced_megatron.config import StageConfig, TrainingConfig
+from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
 from paced_megatron.errors import UserError
-from paced_megatron.models.families import ModelShape, model_shape
-from paced_megatron.models.folder import load_weights
-from paced_megatron.models.gpt import HiddenStatesModel, build_chunks
+from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World
-from paced_megatron.training.batches import micro_batches
+from paced_megatron.training.batches import Batching, micro_batches
 from paced_megatron.training.examples import Example
-from paced_megatron.training.optimizer import make_optimizer, make_schedule
+from paced_megatron.training.optimizer import make_optimizer, make_schedule, optimizer_config
 from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
 from paced_megatron.training.student import Student
 from paced_megatron.training.teacher import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def load_student_chunks(
-    folder: Path, world: World, training: TrainingConfig
-) -> tuple[ModelShape, list[HiddenStatesModel]]:
-    """This rank's parts of the student in a Hugging Face folder, in the training's dtype."""
-    shape = model_shape(folder)
-    chunks = build_chunks(shape, world.groups, DTYPES[training.params_dtype])
-    load_weights(chunks, shape, folder, world.groups)
-    return shape, chunks
 
 
 @dataclass(frozen=True)
@@ -43,6 +31,7 @@ class Trainer:
 
     world: World
     training: TrainingConfig
+    batching: Batching
     objective: Objective
     student: Student
     teacher: Teacher
@@ -55,22 +44,29 @@ class Trainer:
         world: World,
         stage: StageConfig,
         training: TrainingConfig,
+        parallel: ParallelConfig,
         *,
         student_folder: Path,
         teacher_folder: Path,
     ) -> Trainer:
         """Load both models; optimizer and schedule start afresh, as they do in every stage."""
-        shape, chunks = load_student_chunks(student_folder, world, training)
-        teacher = Teacher.from_folder(teacher_folder, world.groups, DTYPES[training.params_dtype])
-        student = Student.of(shape, [chunk.train() for chunk in chunks], world.groups)
-        optimizer = make_optimizer(student, training)
+        dtype = DTYPES[training.params_dtype]
+        student = Student.from_folder(student_folder, world.groups, dtype, training, parallel)
+        teacher = Teacher.from_folder(
+            teacher_folder,
+            world.teacher or place_teacher(world.groups),
+            dtype,
+            student=student.shape,
+        )
+        optimizer = make_optimizer(student, optimizer_config(training, parallel, dtype))
         return cls(
             world=world,
             training=training,
+            batching=Batching.of(training, parallel),
             objective=Objective(
                 divergence=stage.divergence,
                 parameter=stage.divergence_parameter,
-                vocab_size=min(shape.vocab_size, teacher.shape.vocab_size),
+                vocab_size=min(student.shape.vocab_size, teacher.shape.vocab_size),
                 temperature=training.temperature,
                 workspace_mb=training.loss_workspace_mb,
             ),
@@ -90,13 +86,7 @@ class Trainer:
         """
         self.student.zero_grad()
         self.optimizer.zero_grad()
-        batches = micro_batches(
-            batch,
-            normalization=self.training.normalization,
-            global_batch_size=self.training.global_batch_size,
-            micro_batch_size=self.training.micro_batch_size,
-            data_parallel_size=self.world.groups.dp.size(),
-        )
+        batches = micro_batches(batch, self.batching)
         sums = accumulate_gradient(self.student, self.teacher, batches, self.objective)
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()

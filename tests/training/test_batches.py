@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paced_megatron.training.batches import batch_order, micro_batches
+from paced_megatron.training.batches import Batching, batch_order, micro_batches
 from paced_megatron.training.examples import Example
 
 
@@ -21,7 +21,7 @@ EXAMPLES = [
 
 
 def settings(**changes):
-    return {"normalization": "problems", "global_batch_size": 4, "micro_batch_size": 2} | changes
+    return Batching(**{"normalization": "problems", "global_batch_size": 4, "micro_batch_size": 2} | changes)
 
 
 def test_an_epoch_has_every_example_once_and_the_next_one_another_order():
@@ -38,7 +38,7 @@ def test_a_batch_may_be_larger_than_the_set():
 
 
 def test_positions_are_those_before_each_response_token_in_the_flattened_hidden_states():
-    [[first, second]] = micro_batches(EXAMPLES, **settings())
+    [[first, second]] = micro_batches(EXAMPLES, settings())
     # Hidden states are [s, b, H], so position t of row r is t * 2 + r.
     assert first.student.tokens.tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]]
     assert first.student.positions.tolist() == [2 * 2, 3 * 2, 0 * 2 + 1, 1 * 2 + 1, 2 * 2 + 1]
@@ -52,7 +52,7 @@ def test_positions_are_those_before_each_response_token_in_the_flattened_hidden_
 
 
 def test_a_mean_over_problems_divides_by_the_configured_number_and_by_the_length():
-    [[first, second]] = micro_batches(EXAMPLES, **settings())
+    [[first, second]] = micro_batches(EXAMPLES, settings())
     torch.testing.assert_close(
         first.coefficients, torch.tensor([2 / 8, 2 / 8, 0.5 / 12, 0.5 / 12, 0.5 / 12], dtype=torch.float64)
     )
@@ -60,14 +60,14 @@ def test_a_mean_over_problems_divides_by_the_configured_number_and_by_the_length
 
 
 def test_a_mean_over_tokens_divides_by_all_tokens_of_the_batch():
-    [[first, second]] = micro_batches(EXAMPLES, **settings(normalization="tokens"))
+    [[first, second]] = micro_batches(EXAMPLES, settings(normalization="tokens"))
     expected = torch.tensor([2 / 6, 2 / 6, 0.5 / 6, 0.5 / 6, 0.5 / 6], dtype=torch.float64)
     torch.testing.assert_close(first.coefficients, expected)
     assert second.coefficients.tolist() == pytest.approx([1 / 6])
 
 
 def test_data_parallel_ranks_share_the_batch_and_each_has_a_micro_batch():
-    ranks = micro_batches(EXAMPLES, **settings(), data_parallel_size=4)
+    ranks = micro_batches(EXAMPLES, settings(data_parallel_size=4))
     names = [name for rank in ranks for micro_batch in rank for name in micro_batch.problem_ids]
     assert sorted(names) == ["a", "b", "c"]
     assert [len(rank) for rank in ranks] == [1, 1, 1, 1]
