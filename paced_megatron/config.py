@@ -160,6 +160,13 @@ class ParallelConfig:
         bool,
         Key("new weights are gathered while the next forward pass goes on; needs use_distributed_optimizer"),
     ] = False
+    ddp_bucket_size: Annotated[
+        int | None,
+        Key(
+            "parameters that are reduced or gathered at once while overlapping; null: Megatron's choice",
+            at_least=1,
+        ),
+    ] = None
 
     @property
     def world_size(self) -> int:

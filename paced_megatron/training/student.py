@@ -98,6 +98,7 @@ class Student:
                     use_distributed_optimizer=parallel.use_distributed_optimizer,
                     overlap_grad_reduce=parallel.overlap_grad_reduce,
                     overlap_param_gather=parallel.overlap_param_gather,
+                    bucket_size=parallel.ddp_bucket_size,
                 ),
                 module=chunk,
                 # With several chunks, those after the first have one bucket each, as in Megatron-LM.

@@ -40,7 +40,7 @@ class Case:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     training: TrainingConfig = field(
         # global_batch_size is more than the tests' texts are: the denominator is the configured number
-        default_factory=lambda: TrainingConfig(micro_batch_size=2, global_batch_size=8, lr=0.05)
+        default_factory=lambda: TrainingConfig(micro_batch_size=2, global_batch_size=8, lr=1.0)
     )
     divergence: str = "forward_kl"
     parameter: float | None = None

@@ -11,7 +11,7 @@ import torch
 
 from paced_megatron.config import ParallelConfig, TrainingConfig
 from paced_megatron.training.examples import Example
-from parallel.reference_step import reference_step, scale_head
+from parallel.reference_step import reference_step, scale_logits
 from parallel.step_ranks import Case, step_gradients
 from tiny_models import make_tiny_qwen3
 
@@ -47,8 +47,8 @@ def folders(tmp_path_factory):
     """Called with a target KL, gives a student and a teacher folder whose mean divergence on the texts is
     that KL.
 
-    The teacher has another width, depth and number of heads. Both heads are scaled by one factor until the KL
-    is met.
+    The teacher has another width, depth and number of heads. Both models' logits are scaled by one
+    factor until the KL is met.
     """
 
     @cache
@@ -69,7 +69,7 @@ def folders(tmp_path_factory):
         for _ in range(6 if target else 0):
             kl = reference_step(student, teacher, _texts(), divergence="forward_kl", denominator=1)[2]
             for folder in (student, teacher):  # KL grows with the square of the logits' size
-                scale_head(folder, (target / kl) ** 0.5)
+                scale_logits(folder, (target / kl) ** 0.5)
         return student, teacher
 
     return at_kl
