@@ -1,16 +1,9 @@
-"""Which ranks hold which part of a model, and the process groups of a model that is not Megatron's global one.
-
-Megatron keeps one set of groups for a whole process (`parallel_state`): the student's. A teacher that is laid
-out otherwise brings its own, made by Megatron's `HyperCommGrid` and passed to whatever communicates.
-"""
+"""Which ranks hold which part of a model. Pure arithmetic; the groups of such a layout are in
+`teacher_groups.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch.distributed as dist
-from megatron.core.hyper_comm_grid import HyperCommGrid
-from megatron.core.process_groups_config import ProcessGroupCollection
 
 
 @dataclass(frozen=True)
@@ -42,17 +35,13 @@ class Layout:
         """The copy that a rank belongs to; None outside of the range."""
         return (rank - self.first_rank) // self.tp % self.dp if rank in self.ranks else None
 
+    def is_last_stage(self, rank: int) -> bool:
+        return rank in self.ranks and (rank - self.first_rank) // (self.tp * self.dp) == self.pp - 1
 
-def layout_groups(layout: Layout) -> ProcessGroupCollection | None:
-    """The process groups of a model in this layout, for forward passes; None on a rank outside of it.
+    def tp_rank(self, rank: int) -> int:
+        """A rank's place among those that share its layers."""
+        return (rank - self.first_rank) % self.tp
 
-    A collective over all ranks of the job. What only training needs is left out: tied embeddings are filled
-    on both ends of the pipeline from the folder, so there is no group to reduce their gradient over.
-    """
-    grid = HyperCommGrid(
-        [layout.tp, 1, layout.dp, layout.pp], ["tp", "cp", "dp", "pp"], rank_offset=layout.first_rank
-    )
-    tp, cp, dp, pp = (grid.create_pg(name) for name in ("tp", "cp", "dp", "pp"))
-    if dist.get_rank() not in layout.ranks:
-        return None
-    return ProcessGroupCollection(tp=tp, cp=cp, dp=dp, dp_cp=dp, pp=pp, embd=None, pos_embd=None)
+    def copies_share(self, copy: int, count: int) -> range:
+        """Which of `count` pieces of work a copy does: neighbours, as evenly as can be."""
+        return range(copy * count // self.dp, (copy + 1) * count // self.dp)
