@@ -62,10 +62,23 @@ _MLP = (
     Kept(_ffn, always_cut=True),  # the input of fc2
 )
 
+
+def _is_narrow(work: Work) -> bool:
+    return work.element < work.accurate
+
+
+def _projected(shape: ModelShape, work: Work) -> float:
+    """Queries, keys and values as they are projected: one tensor, kept whole where one of them is kept."""
+    values_kept = work.pack_length is not None or work.layout.recompute_granularity == "selective"
+    keys_kept = FAMILIES[shape.family].megatron["qk_layernorm"] and not _is_narrow(work)
+    return attention_rows(shape) if values_kept or keys_kept else 0.0
+
+
 _QK_NORM = (
     Kept(_queries, accurate=True, always_cut=True),
     Kept(_queries, accurate=True, always_cut=True),
-    Kept(_keys, accurate=True, always_cut=True),
+    # A norm's input is a view into `_projected`, unless it has to be widened.
+    Kept(lambda shape, work: _keys(shape, work) * _is_narrow(work), accurate=True, always_cut=True),
     Kept(_keys, accurate=True, always_cut=True),
 )
 
@@ -75,7 +88,13 @@ def _scores(shape: ModelShape, work: Work) -> float:
 
 
 def _scores_narrowed(shape: ModelShape, work: Work) -> float:
-    return _scores(shape, work) if work.element < work.accurate else 0.0
+    return _scores(shape, work) * _is_narrow(work)
+
+
+def _into_attention(shape: ModelShape, work: Work) -> float:
+    """Queries and keys, where attention is computed again from them."""
+    again = work.layout.recompute_granularity == "selective" and work.pack_length is None
+    return (_queries(shape, work) + _keys(shape, work)) * again
 
 
 _SCORES = (
@@ -90,7 +109,6 @@ _SCORES = (
 _PACKED = (
     Kept(_queries, always_cut=True),
     Kept(_keys, always_cut=True),
-    Kept(lambda shape, work: attention_rows(shape), always_cut=True),  # values, a view into all three
     Kept(_queries, always_cut=True),  # the result, text by text
     Kept(lambda shape, work: shape.num_attention_heads, accurate=True, always_cut=True),  # log-sum-exp
 )
@@ -98,6 +116,8 @@ _PACKED = (
 _AROUND_ATTENTION = (
     *_NORM,
     Kept(_hidden),  # the input of qkv
+    Kept(_projected, always_cut=True),
+    Kept(_into_attention, always_cut=True),
     *(Kept(_rope) for _ in range(4)),  # cosine and sine, for queries and for keys
     Kept(_queries, always_cut=True),  # the input of proj
 )
@@ -149,15 +169,11 @@ def student_activations(work: Work, stage: int) -> float:
     pp = layout.pipeline_model_parallel_size
     layers = shape.num_layers // (pp * layout.chunks)
     handed, flying = hidden_bytes(shape, work), in_flight(work, stage)
-    if layout.recompute_granularity == "full":
-        # An input of so many layers in a row, and of these all that their backward pass wants.
-        together = min(layout.recompute_num_layers, layers)
-        of_layers = flying * -(-layers // together) * handed + together * layer_bytes(shape, work)
+    if layout.recompute_granularity == "full":  # one input of so many layers in a row
+        of_layers = flying * -(-layers // layout.recompute_num_layers) * handed
     else:
-        of_layers = flying * layers * layer_bytes(shape, work)
-        if layout.recompute_granularity == "selective":
-            again = layer_bytes(shape, work) - layer_bytes(shape, work, only_kept=True)
-            of_layers -= (flying * layers - 1) * again
+        only_kept = layout.recompute_granularity == "selective"
+        of_layers = flying * layers * layer_bytes(shape, work, only_kept=only_kept)
     ends = 0.0
     if pp > 1:  # Megatron keeps what it received and what it sent until the backward pass
         received = handed if stage > 0 and work.element < work.accurate else 0.0
@@ -169,20 +185,31 @@ def student_activations(work: Work, stage: int) -> float:
 
 
 def backward_workspace(work: Work, largest_weight: int) -> float:
-    """Bytes that one layer's backward pass works in: the gradients inside the MLP, which is wider than the
-    attention, and that of one weight matrix before it is added to main_grad."""
-    shape, tp = work.student, work.layout.tensor_model_parallel_size
-    mlp = work.tokens * 5 * shape.ffn_hidden_size / tp * work.element
-    return mlp + 2 * hidden_bytes(shape, work) + largest_weight * work.element
+    """Bytes that one layer's backward pass works in: what is recomputed for it, the gradients inside the MLP,
+    which is wider than the attention, and that of one weight matrix before it is added to main_grad."""
+    shape, layout = work.student, work.layout
+    # Of the MLP's five gradients two at a time: what they are made from goes as they come.
+    mlp = work.tokens * 2 * shape.ffn_hidden_size / layout.tensor_model_parallel_size * work.element
+    gradients = mlp + 2 * hidden_bytes(shape, work) + largest_weight * work.element
+    whole = layer_bytes(shape, work)
+    layers = shape.num_layers // (layout.pipeline_model_parallel_size * layout.chunks)
+    again = {
+        None: 0.0,
+        "full": min(layout.recompute_num_layers, layers) * whole,
+        "selective": whole - layer_bytes(shape, work, only_kept=True),
+    }
+    return gradients + again[layout.recompute_granularity]
 
 
 def forward_workspace(shape: ModelShape, work: Work, tp: int) -> float:
-    """Bytes that one layer works in without a backward pass to come (the teacher's): the residual stream,
-    and the wider of attention and MLP."""
+    """Bytes that one layer works in without a backward pass to come (the teacher's): the layer's input,
+    the residual stream, what is normed, and the wider of attention and MLP."""
     heads = shape.num_attention_heads
-    attention = (attention_rows(shape) + 3 * heads * shape.head_dim) * work.element
+    # Query, key and value as projected, then normed and turned, then one for each head; and the result.
+    widths = attention_rows(shape) + (4 * heads + shape.num_query_groups) * shape.head_dim
+    attention = widths * work.element
     narrow = work.element if work.element < work.accurate else 0
     if work.pack_length is None:
         attention += heads * work.text_tokens * (3 * work.accurate + narrow)  # scores, masked, softmax
     mlp = 5 * shape.ffn_hidden_size * work.element
-    return work.tokens * (2 * shape.hidden_size * work.element + max(attention, mlp) / tp)
+    return work.tokens * (3 * shape.hidden_size * work.element + max(attention, mlp) / tp)

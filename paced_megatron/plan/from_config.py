@@ -43,6 +43,12 @@ def planned_work(config: Config, texts: Texts, device: str) -> Work:
         layout.teacher_pipeline_model_parallel_size,
     )
     new_tokens = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
+    rollouts = Rollouts(
+        batch_size=config.rollout.batch_size,
+        text_tokens=texts.prompt_tokens + new_tokens,
+        element=4 if device == "cpu" else 2,
+        during_training=config.evaluation.every > 0,
+    )
     return Work(
         student=student,
         teacher=teacher,
@@ -57,12 +63,7 @@ def planned_work(config: Config, texts: Texts, device: str) -> Work:
         loss_workspace_mb=config.training.loss_workspace_mb,
         buffers=max(DIVERGENCES[stage.divergence].buffers for stage in config.stages),
         device=device,
-        rollouts=Rollouts(
-            batch_size=config.rollout.batch_size,
-            text_tokens=texts.prompt_tokens + new_tokens,
-            element=4 if device == "cpu" else 2,
-            during_training=config.evaluation.every > 0,
-        ),
+        rollouts=rollouts if config.rollout.engine == "embedded" else None,
     )
 
 

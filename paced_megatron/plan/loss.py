@@ -16,13 +16,6 @@ def _head_rows(work: Work) -> int:
     return work.student.padded_vocab_size(tp) // tp
 
 
-def loss_kept(work: Work) -> float:
-    """From the loss to its backward pass: the gradients of head and hidden states, and what is per token."""
-    head = _head_rows(work) * work.student.hidden_size * work.accurate
-    hidden = work.loss_tokens * work.student.hidden_size * work.element
-    return head + hidden + work.loss_tokens * 12 * work.accurate
-
-
 def loss_bytes(work: Work) -> float:
     """While the loss is computed: a chunk of logits in the workspace that the divergence itself would choose
     (divergence/workspace.py), and the gradients of head and hidden states as they grow."""

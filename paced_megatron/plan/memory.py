@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paced_megatron.plan.activations import backward_workspace, forward_workspace, student_activations
-from paced_megatron.plan.loss import loss_bytes, loss_kept
+from paced_megatron.plan.loss import loss_bytes
 from paced_megatron.plan.parameters import Parameters, parameters_on_rank
 from paced_megatron.plan.rollouts import engine_parts
+from paced_megatron.plan.teacher import teacher_at_stage
 from paced_megatron.plan.work import Work
 
 ROLLOUTS = "rollouts"
@@ -58,28 +59,30 @@ def _stage(work: Work, stage: int) -> StageMemory:
     tp, pp = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size
     own = parameters_on_rank(work.student, tp, pp, stage)
     holds_head = stage == pp - 1
-    of_teacher = _teacher_weights(work, stage)
-    lasting = _student_lasting(work, own) | _teacher_head_again(work, holds_head)
+    teacher = teacher_at_stage(work, stage)
+    weights = {"teacher's weights": teacher.weights}
+    lasting = _student_lasting(work, own)
+    if teacher.head_again:
+        lasting["teacher's head again"] = teacher.head_again
     if not work.teacher_offload:
-        lasting |= of_teacher
-    handed_over = {"hidden states of the teacher": _handed_over(work)} if holds_head else {}
-    loss = {"loss workspace": loss_bytes(work)} if holds_head else {}
-    kept_by_loss = loss_kept(work) if holds_head else 0.0
-    working = max(loss.get("loss workspace", 0.0), kept_by_loss + backward_workspace(work, own.largest))
+        lasting |= weights
+    handed_over = {"hidden states of the teacher": teacher.handed_over} if holds_head else {}
+    # The head's gradient is in main_grad, and gone, before the first layer goes back.
+    working = max(loss_bytes(work) if holds_head else 0.0, backward_workspace(work, own.largest))
+    in_forward = forward_workspace(work.teacher, work, layout.teacher_tensor_model_parallel_size)
     turns: dict[str, dict[str, float]] = {
         "teacher": {
-            **(of_teacher if work.teacher_offload else {}),
-            **handed_over,
-            "teacher's activations": forward_workspace(
-                work.teacher, work, layout.teacher_tensor_model_parallel_size
-            ),
+            **(weights if work.teacher_offload else {}),
+            "hidden states of the teacher": teacher.made or teacher.handed_over,
+            # What is made elsewhere is handed over when the forward passes are done.
+            "teacher's activations": max(in_forward, teacher.handed_over if teacher.made else 0.0),
         },
         "student": {
             **handed_over,
             "activations": student_activations(work, stage),
             "loss, or one layer's backward": working,
         },
-        "optimizer": {"AdamW's workspace": _optimizer_workspace(work, own)},
+        "optimizer": {**handed_over, "AdamW's workspace": _optimizer_workspace(work, own)},
     }
     if work.rollouts is not None and stage == 0:
         larger = max(
@@ -104,43 +107,10 @@ def _student_lasting(work: Work, own: Parameters) -> dict[str, float]:
     }
 
 
-def _teacher_weights(work: Work, stage: int) -> dict[str, float]:
-    layout = work.layout
-    tp, pp = layout.teacher_tensor_model_parallel_size, layout.teacher_pipeline_model_parallel_size
-    weights = max(
-        parameters_on_rank(work.teacher, tp, pp, teacher_stage).total
-        for teacher_stage in _teacher_stages(work, stage)
-    )
-    return {"teacher's weights": float(weights * work.element)}
-
-
-def _teacher_head_again(work: Work, holds_head: bool) -> dict[str, float]:
-    """Where the layouts differ the teacher's head is there twice: its rows are cut at the student's
-    boundaries beside the student's head (docs/decisions/0004)."""
-    if not holds_head or work.layout.same_layout:
-        return {}
-    tp = work.layout.tensor_model_parallel_size
-    rows = work.student.padded_vocab_size(tp) // tp
-    return {"teacher's head again": float(rows * work.teacher.hidden_size * work.element)}
-
-
-def _teacher_stages(work: Work, stage: int) -> set[int]:
-    """The teacher's pipeline stages that the ranks of a student's stage hold. Megatron numbers ranks by TP
-    first, then DP, then PP; both models do."""
-    layout = work.layout
-    of_student = layout.world_size // layout.pipeline_model_parallel_size
-    of_teacher = layout.world_size // layout.teacher_pipeline_model_parallel_size
-    return {rank // of_teacher for rank in range(stage * of_student, (stage + 1) * of_student)}
-
-
-def _handed_over(work: Work) -> float:
-    """The teacher's hidden states at the response's positions, of all the step's micro-batches."""
-    return work.micro_batches * work.loss_tokens * work.teacher.hidden_size * work.element
-
-
 def _optimizer_workspace(work: Work, own: Parameters) -> float:
     """On a GPU torch's AdamW makes the root of the second moments of all parameters at once (`foreach`); on a
     CPU it goes parameter by parameter, with the root and the root over its correction."""
     shares = work.layout.data_parallel_size if work.layout.use_distributed_optimizer else 1
-    elements = own.total if work.device == "cuda" else 2 * own.largest
-    return elements * work.accurate / shares
+    of_rank = own.total / shares
+    elements = of_rank if work.device == "cuda" else 2 * min(own.largest, of_rank)
+    return elements * work.accurate

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from paced_megatron.plan.memory import StageMemory
+from paced_megatron.plan.memory import ROLLOUTS, StageMemory
 from paced_megatron.plan.plan import Plan
+from paced_megatron.plan.search import LARGEST_WORLD
 from paced_megatron.plan.work import Layout
 
 SHOWN_STAGES = 8  # of a longer pipeline the first ones and the last
@@ -89,6 +90,16 @@ def _matmuls(plan: Plan) -> Table:
     return table
 
 
+def _why_never(plan: Plan) -> str:
+    engine = plan.stages[0].turns.get(ROLLOUTS)
+    if engine is not None and plan.limit is not None and sum(engine.values()) > plan.limit:
+        return (
+            "nor does any layout: the rollout engine has a whole model on rank 0; lower rollout.batch_size "
+            "or rollout.max_new_tokens, or take an engine outside of the job"
+        )
+    return f"nor does any layout of up to {LARGEST_WORLD} processes; lower training.micro_batch_size"
+
+
 def _verdict(plan: Plan) -> str:
     if plan.limit is None:
         return "No GPU here to compare with; give --memory-gb."
@@ -96,7 +107,7 @@ def _verdict(plan: Plan) -> str:
     if plan.fits:
         return f"[green]It fits into {limit}.[/green]"
     if plan.would_fit is None:
-        return f"[red]It does not fit into {limit}[/red], and no layout of up to 1024 processes does."
+        return f"[red]It does not fit into {limit}[/red]; {_why_never(plan)}"
     processes = plan.would_fit.world_size
     return (
         f"[red]It does not fit into {limit}.[/red] This would, with {processes} processes: "

@@ -35,21 +35,6 @@ class Layout:
         """Parts of the model on each rank."""
         return self.virtual_pipeline_model_parallel_size or 1
 
-    @property
-    def teacher_replicas(self) -> int:
-        """How many whole teachers there are; each takes its share of the global batch."""
-        return self.world_size // (
-            self.teacher_tensor_model_parallel_size * self.teacher_pipeline_model_parallel_size
-        )
-
-    @property
-    def same_layout(self) -> bool:
-        """Whether teacher and student are cut alike, so that one head of the teacher serves both."""
-        return (
-            self.teacher_tensor_model_parallel_size == self.tensor_model_parallel_size
-            and self.teacher_pipeline_model_parallel_size == self.pipeline_model_parallel_size
-        )
-
 
 @dataclass(frozen=True)
 class Work:
