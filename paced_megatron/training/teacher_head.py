@@ -1,4 +1,4 @@
-"""The teacher's head, cut at the student's vocabulary boundaries. No Megatron here: `paced plan` counts by it.
+"""The teacher's head, cut at the student's vocabulary boundaries. No Megatron: `paced plan` counts by it.
 
 The divergence wants both heads over the same ids. Where the teacher's own cut doesn't give them, a rank reads
 those rows from the folder, and the teacher's own are let go where nothing else needs them.
