@@ -141,7 +141,7 @@ class ParallelConfig:
     ] = None
     context_parallel_size: Annotated[
         int,
-        Key("processes that share each text; only 1: no attention here can do more", at_least=1, at_most=1),
+        Key("processes that share each text; only 1: no attention here can do more", at_least=1),
     ] = 1
     data_parallel_size: Annotated[
         int, Key("copies of the model, each with its part of the batch", at_least=1)
