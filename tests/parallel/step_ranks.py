@@ -26,6 +26,8 @@ from paced_megatron.training.step import Objective, StepSums, accumulate_gradien
 from paced_megatron.training.student import Student
 from paced_megatron.training.teacher import Teacher
 
+PLAIN = 1e4  # Adam's epsilon, for plain gradient steps
+
 
 @dataclass(frozen=True)
 class Case:
@@ -34,7 +36,7 @@ class Case:
     Attributes:
         parallel, training: the configuration's own keys.
         teacher: keyword arguments of `place_teacher`.
-        sgd_steps: plain gradient steps with learning rate `training.lr` that are taken before the gradient.
+        plain_steps: plain gradient steps with learning rate `training.lr` that are taken before the gradient.
     """
 
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -46,7 +48,7 @@ class Case:
     parameter: float | None = None
     dtype: torch.dtype = torch.float64
     teacher: dict[str, int] = field(default_factory=dict)
-    sgd_steps: int = 0
+    plain_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,22 @@ def _one(
         student.zero_grad()
         return accumulate_gradient(student, teacher, batches, objective)
 
-    if case.sgd_steps:
+    if case.plain_steps:
+        # Megatron's distributed optimizer knows Adam alone. With an epsilon that everything else is small
+        # beside, and no memory, its step is lr * gradient.
         config = dataclasses.replace(
             optimizer_config(case.training, parallel, case.dtype),
-            optimizer="sgd",
-            sgd_momentum=0.0,
+            lr=case.training.lr * PLAIN,
+            adam_eps=PLAIN,
+            adam_beta1=0.0,
             weight_decay=0.0,
             clip_grad=0.0,
         )
         optimizer = make_optimizer(student, config)
-        for _ in range(case.sgd_steps):
+        for _ in range(case.plain_steps):
             accumulate()
             optimizer.step()
+            optimizer.zero_grad()  # it has made main_grad the parameters' grad
     sums = accumulate()
     student.settle()
     found = Found(sums, _whole(student, _gradients(student), rank), _whole(student, _weights(student), rank))
