@@ -7,7 +7,8 @@ from pathlib import Path
 
 from paced_megatron.config import Config
 from paced_megatron.divergence import DIVERGENCES
-from paced_megatron.models.families import ModelShape, check_layout, model_shape
+from paced_megatron.inputs import check_layouts
+from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.models.hub import config_folder
 from paced_megatron.plan.rollouts import Rollouts
 from paced_megatron.plan.work import Layout, Work
@@ -28,20 +29,8 @@ def planned_work(config: Config, texts: Texts, device: str) -> Work:
         UserError: a model that is not supported, or a layout that can't cut it.
     """
     student, teacher = _shape(config.student.path), _shape(config.teacher.path)
+    check_layouts(config, student, teacher, config.student.path, config.teacher.path)
     layout = planned_layout(config)
-    check_layout(
-        student,
-        config.student.path,
-        layout.tensor_model_parallel_size,
-        layout.pipeline_model_parallel_size,
-        layout.virtual_pipeline_model_parallel_size,
-    )
-    check_layout(
-        teacher,
-        config.teacher.path,
-        layout.teacher_tensor_model_parallel_size,
-        layout.teacher_pipeline_model_parallel_size,
-    )
     new_tokens = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
     rollouts = Rollouts(
         batch_size=config.rollout.batch_size,
