@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
@@ -17,6 +18,7 @@ from paced_megatron.training.checkpoints import latest_iteration, load_model_wei
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
 from paced_megatron.training.student import load_chunks
+from paced_megatron.training.teacher_cache import GB, TeacherCache, weights_identity
 from paced_megatron.training.trainer import DTYPES, Trainer
 
 
@@ -35,6 +37,8 @@ def train(job: Job, number: int) -> None:
         config.parallel,
         student_folder=student_folder,
         teacher_folder=job.inputs.teacher_folder,
+        teacher_offload=config.teacher.offload,
+        teacher_cache=_teacher_cache(job, number, examples),
     )
 
     def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
@@ -49,7 +53,8 @@ def train(job: Job, number: int) -> None:
             out=snapshot,
             replace=True,  # a run killed during this evaluation left one
         )
-        evaluate(job, number, step, snapshot)
+        with trainer.asleep():
+            evaluate(job, number, step, snapshot)
         job.world.lead.alone(lambda: shutil.rmtree(snapshot), "clearing up after an evaluation")
 
     train_stage(
@@ -62,6 +67,34 @@ def train(job: Job, number: int) -> None:
         on_evaluation=evaluate_snapshot,
         console=job.console,
     )
+
+
+def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> TeacherCache | None:
+    """The stage's cache of the teacher's hidden states, its folder made and its size said; None where the
+    configuration asks for none, or no text comes twice."""
+    if not job.config.teacher.cache:
+        return None
+    training, stage = job.config.training, job.stage(number)
+    if stage.train_iters * training.global_batch_size <= len(examples):
+        job.say(f"stage {number}: teacher.cache is left out: no text comes a second time")
+        return None
+    teacher = job.inputs.teacher_folder
+    identity = job.world.lead.agree(weights_identity(teacher) if job.world.is_lead else None)
+    cache = TeacherCache(
+        job.stage_folder(number).teacher,
+        identity,
+        job.inputs.teacher.hidden_size,
+        DTYPES[training.params_dtype],
+        job.world.device,
+    )
+    sizes = job.world.lead.alone(lambda: cache.prepare(examples), "making room for the teacher's cache")
+    if sizes is not None:
+        whole, missing = (size / GB for size in sizes)
+        job.say(
+            f"stage {number}: the teacher's hidden states take {whole:.3g} GB in {cache.folder}, of which "
+            f"{missing:.3g} GB are still to be written"
+        )
+    return cache
 
 
 def export(job: Job, number: int) -> None:

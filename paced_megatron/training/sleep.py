@@ -6,8 +6,9 @@ its loss is a plausible number. So a sum over all bits is taken before, and comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +95,26 @@ class Sleeper:
         """Raises RuntimeError when asleep: memory that is away must not be read."""
         if self.asleep:
             raise RuntimeError(f"{self.name}: asleep; wake it first")
+
+
+def optimizer_state(optimizer: Any, model: Sequence[torch.nn.Module]) -> Iterator[Tensor]:
+    """What a Megatron optimizer holds beside the model's own memory: moments, and float32 main weights.
+
+    Args:
+        optimizer: Megatron's, one or a chain of them.
+        model: whose parameters, which an optimizer of float32 weights works on themselves, are left out.
+    """
+    models = {parameter.untyped_storage().data_ptr() for chunk in model for parameter in chunk.parameters()}
+    on = next(parameter.device for chunk in model for parameter in chunk.parameters())
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        inner = part.optimizer
+        states = (value for state in inner.state.values() for value in state.values())
+        weights = (weight for group in inner.param_groups for weight in group["params"])
+        for tensor in (*states, *weights):
+            if not isinstance(tensor, Tensor) or tensor.device != on:
+                continue  # counters of steps, which are on the host
+            if tensor.untyped_storage().data_ptr() not in models:
+                yield tensor
 
 
 @contextmanager

@@ -133,4 +133,4 @@ class TeacherCache:
 
 
 def _digest(states: Tensor) -> str:
-    return hashlib.sha256(states.view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(states.view(torch.uint8).flatten().numpy().data).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from paced_megatron.runtime.world import World
 from paced_megatron.training.batches import Batching, micro_batches
 from paced_megatron.training.examples import Example
 from paced_megatron.training.optimizer import make_optimizer, make_schedule, optimizer_config
+from paced_megatron.training.sleep import Sleeper, asleep, optimizer_state
 from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
 from paced_megatron.training.student import Student
 from paced_megatron.training.teacher import Teacher
+from paced_megatron.training.teacher_cache import TeacherCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -48,6 +51,8 @@ class Trainer:
         *,
         student_folder: Path,
         teacher_folder: Path,
+        teacher_offload: bool = False,
+        teacher_cache: TeacherCache | None = None,
     ) -> Trainer:
         """Load both models; optimizer and schedule start afresh, as they do in every stage."""
         dtype = DTYPES[training.params_dtype]
@@ -57,6 +62,8 @@ class Trainer:
             world.teacher or place_teacher(world.groups),
             dtype,
             student=student.shape,
+            offload=teacher_offload,
+            cache=teacher_cache,
         )
         optimizer = make_optimizer(student, optimizer_config(training, parallel, dtype))
         return cls(
@@ -75,6 +82,14 @@ class Trainer:
             optimizer=optimizer,
             schedule=make_schedule(optimizer, training, stage.train_iters),
         )
+
+    def asleep(self) -> AbstractContextManager[None]:
+        """While it is entered, the device's memory is for something else (a rollout): the teacher, its head
+        and the optimizer's state are on the host, where `teacher.offload` is on; elsewhere nothing moves."""
+        if not self.teacher.offload:
+            return nullcontext()
+        state = Sleeper("optimizer", lambda: optimizer_state(self.optimizer, self.student.chunks))
+        return asleep(*self.teacher.sleepers, state)
 
     def step(self, batch: Sequence[Example]) -> tuple[StepSums, float, float]:
         """One optimizer step on a global batch: (sums over the batch, gradient norm before clipping, learning
