@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from parallel.layouts import DP, ONE, PACKED, PP, SP, TP, VPP, Row
-from parallel.parity import Parity, relative_error
+from parallel.parity import Parity, examples_of, relative_error, texts
+from parallel.teacher_ranks import cached, slept
 
 pytestmark = pytest.mark.parallel
 
@@ -63,3 +64,27 @@ def test_a_student_that_is_its_teacher_has_no_loss_and_no_gradient(parity, row):
     assert abs(found.sums.loss) <= 1e-6
     for name, gradient in found.gradient.items():
         assert gradient.norm() <= 1e-4 * usual[name].norm(), name
+
+
+def _crossed(parity: Parity, **changes) -> tuple:
+    """Folders, texts and case of a teacher at PP 2 with a student at TP 2."""
+    row = next(row for row in ROWS if row.name == "teacher PP 2, student TP 2")
+    return parity.folders("untied", 1.0), examples_of(texts()), row.case(**changes)
+
+
+def test_the_cache_gives_the_same_gradient_bit_for_bit_also_after_a_file_was_damaged(pool, parity, tmp_path):
+    for found in pool.run(cached, 2, *_crossed(parity), tmp_path / "teacher", timeout=120):
+        assert found == dict.fromkeys(("written", "read", "mended", "read again"), True)
+    (tmp_path / "dp").mkdir()
+    folders, examples, _ = _crossed(parity)
+    case = Row("", {DP: 2}, ONE, teacher={TP: 2, PP: 1}).case(dtype=torch.bfloat16)
+    for found in pool.run(cached, 2, folders, examples, case, tmp_path / "dp", timeout=120):
+        assert found == dict.fromkeys(("written", "read", "mended", "read again"), True)
+
+
+def test_a_teacher_that_sleeps_between_its_turns_gives_the_same_gradient_and_is_never_trained(pool, parity):
+    for found in pool.run(slept, 2, *_crossed(parity, dtype=torch.bfloat16), timeout=120):
+        assert found["same"] == [True, True, True]
+        assert found["awake"] == 0
+        assert found["said"] == "teacher's head: asleep; wake it first"
+        assert found["frozen, bare"] == (True, True, False)
