@@ -342,6 +342,18 @@ class EvaluationConfig:
     ] = False
 
 
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Where the numbers of each step go beside metrics.jsonl."""
+
+    tensorboard: Annotated[
+        bool, Key("also to TensorBoard, in the folder's `stage-N/tensorboard`; needs its package")
+    ] = False
+    wandb_project: Annotated[
+        str | None, Key("also to this project of Weights & Biases; needs its package; null: not")
+    ] = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A run: its seed, its folder, and a section for everything else."""
@@ -357,6 +369,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     stages: list[StageConfig]
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     @property
     def end(self) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from paced_megatron.problems.load import load_problems
 from paced_megatron.problems.problem import Problem
 from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
 from paced_megatron.problems.tokenizer import load_tokenizer, same_tokenizer
+from paced_megatron.training.writers import check_installed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,6 +77,7 @@ def read_inputs(config: Config) -> Inputs:
     Raises:
         UserError: the first thing that is wrong, by name, and what to do.
     """
+    check_installed(config.logging)
     student_folder, teacher_folder = local_folder(config.student.path), local_folder(config.teacher.path)
     student, teacher = model_shape(student_folder), model_shape(teacher_folder)
     check_layouts(config, student, teacher, student_folder, teacher_folder)

@@ -9,7 +9,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.job import Job
 from paced_megatron.models.folder import save_folder
 from paced_megatron.models.gpt import HiddenStatesModel
-from paced_megatron.pacing import read_weights
+from paced_megatron.pacing import PassRate, read_pass_rates, read_weights
 from paced_megatron.phases.evaluation import evaluate, is_measured
 from paced_megatron.phases.needs import read_recorded, student_before
 from paced_megatron.phases.rollouts import problems_to_respond_to
@@ -20,6 +20,7 @@ from paced_megatron.training.loop import train_stage
 from paced_megatron.training.student import load_chunks
 from paced_megatron.training.teacher_cache import GB, TeacherCache, weights_identity
 from paced_megatron.training.trainer import DTYPES, Trainer
+from paced_megatron.training.writers import Writer, open_writers
 
 
 def train(job: Job, number: int) -> None:
@@ -66,6 +67,7 @@ def train(job: Job, number: int) -> None:
         evaluate_every=config.evaluation.every if job.inputs.test else 0,
         on_evaluation=evaluate_snapshot,
         console=job.console,
+        writers=_writers(job, number),
     )
 
 
@@ -95,6 +97,22 @@ def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> Teache
             f"{missing:.3g} GB are still to be written"
         )
     return cache
+
+
+def _writers(job: Job, number: int) -> list[Writer]:
+    if not job.world.is_lead:
+        return []
+    weights = read_weights(job.stage_folder(number).pass_rates)
+    left_out = [rate for rate in _pass_rates(job, number) if rate.problem_id not in weights]
+    dropped = {
+        "k0": sum(rate.correct == 0 for rate in left_out),
+        "kK": sum(rate.correct == rate.attempts for rate in left_out),
+    }
+    return open_writers(job.config.logging, job.folder.path, number, dropped)
+
+
+def _pass_rates(job: Job, number: int) -> list[PassRate]:
+    return read_pass_rates(job.stage_folder(number).pass_rates)
 
 
 def export(job: Job, number: int) -> None:
@@ -129,7 +147,8 @@ def _examples(job: Job, number: int) -> list[Example]:
         raise UserError(
             f"{folder.responses}: not all of the teacher's responses are there; run `paced respond` first"
         )
-    examples = examples_from_responses(responses, job.inputs.train.prompts, weights)
+    rates = {rate.problem_id: rate.value for rate in _pass_rates(job, number)}
+    examples = examples_from_responses(responses, job.inputs.train.prompts, weights, rates)
     if not examples:
         raise UserError(
             f"{folder.responses}: all {len(responses)} responses of the teacher are truncated; raise "

@@ -16,6 +16,7 @@ from paced_megatron.training.checkpoints import latest_iteration, load_checkpoin
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
 from paced_megatron.training.trainer import Trainer
+from paced_megatron.training.writers import Writer, scalars
 
 OnEvaluation = Callable[[int, list[HiddenStatesModel]], None]
 
@@ -30,6 +31,7 @@ def train_stage(
     evaluate_every: int,
     on_evaluation: OnEvaluation,
     console: Console,
+    writers: Sequence[Writer] = (),
 ) -> None:
     """Take optimizer steps up to `train_iters`. A collective over all ranks.
 
@@ -39,6 +41,7 @@ def train_stage(
         examples: the same list on every rank, all of positive weight.
         on_evaluation: called on every rank with (steps done, the student's chunks) every
             `evaluate_every` steps before the last, when their checkpoint is written; 0: never.
+        writers: get each step's numbers too, on rank 0.
 
     Raises:
         UserError: a step was not finite (see `Trainer.step`).
@@ -59,6 +62,8 @@ def train_stage(
             )
             if trainer.world.is_lead:
                 append_metrics(folder.metrics, metrics)
+                for write in writers:
+                    write(scalars(metrics), step)
             bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
             due = _evaluation_is_due(step, train_iters, evaluate_every)
             if due or step % training.save_interval == 0 or step == train_iters:
@@ -80,4 +85,14 @@ def _timed_step(trainer: Trainer, batch: Sequence[Example], stage: int, step: in
     started = time.perf_counter()
     sums, grad_norm, lr = trainer.step(batch)
     step_time = time.perf_counter() - started
-    return step_metrics(batch, sums, stage=stage, step=step, grad_norm=grad_norm, lr=lr, step_time=step_time)
+    return step_metrics(
+        batch,
+        sums,
+        stage=stage,
+        step=step,
+        grad_norm=grad_norm,
+        lr=lr,
+        clip_grad=trainer.training.clip_grad,
+        step_time=step_time,
+        timing_s=trainer.timers.seconds(trainer.student.device),
+    )

@@ -8,6 +8,7 @@ divergence as its loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from paced_megatron.divergence import DivergenceResult, weighted_divergence
 from paced_megatron.training.batches import MicroBatch
+from paced_megatron.training.finite import LossNotFinite, problems_not_finite
 from paced_megatron.training.forward import at_positions, run_schedule, stage_output
 from paced_megatron.training.head import current_head, with_head
 from paced_megatron.training.student import Student
 from paced_megatron.training.teacher import Teacher
+from paced_megatron.training.timers import PhaseTimers
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ class StepSums:
 
 
 def accumulate_gradient(
-    student: Student, teacher: Teacher, batches: Sequence[Sequence[MicroBatch]], objective: Objective
+    student: Student,
+    teacher: Teacher,
+    batches: Sequence[Sequence[MicroBatch]],
+    objective: Objective,
+    timers: PhaseTimers | None = None,
 ) -> StepSums:
     """Add the gradient of the loss over `batches` to the student's `main_grad` buffers, reduced over all
     ranks.
@@ -65,10 +72,15 @@ def accumulate_gradient(
         teacher: no gradient is kept for it.
         batches: for every replica of the student its micro-batches, at least one each and the same number,
             the same on all ranks.
+
+    Raises:
+        LossNotFinite: on all ranks alike.
     """
+    timers = timers or PhaseTimers()
     groups, device = student.groups, student.device
     mine = batches[groups.dp.rank()]
-    taught = teacher.hidden_states(batches)
+    with timers.phase("teacher"):
+        taught = teacher.hidden_states(batches)
 
     def forward_step(
         pending: Iterator[tuple[MicroBatch, Tensor | None]], model: torch.nn.Module
@@ -76,19 +88,23 @@ def accumulate_gradient(
         micro_batch, teacher_hidden = next(pending)
         output = stage_output(model, micro_batch.student, device)
         loss = partial(_weighted_loss, student, teacher.head, micro_batch, teacher_hidden, objective)
-        return output, loss
+        return output, timers.timed("loss", loss)
 
-    sums = run_schedule(
-        forward_step,
-        list(zip(mine, taught, strict=True)),
-        student.wrapped,
-        groups,
-        tokens_shape=mine[0].student.shape,
-    )
+    with timers.passes(), student.finalizing(lambda finalize: timers.timed("communication", finalize)):
+        sums = run_schedule(
+            forward_step,
+            list(zip(mine, taught, strict=True)),
+            student.wrapped,
+            groups,
+            tokens_shape=mine[0].student.shape,
+        )
     total = sum(sums, torch.zeros(len(fields(StepSums)), dtype=torch.float64, device=device))
     for group in (groups.dp, groups.pp):  # only the last pipeline stage has any
         dist.all_reduce(total, group=group)
-    return StepSums(*total.tolist())
+    reduced = StepSums(*total.tolist())
+    if not math.isfinite(reduced.loss):
+        raise LossNotFinite(reduced.loss, problems_not_finite(sums, [one.problem_ids for one in mine]))
+    return reduced
 
 
 def _weighted_loss(

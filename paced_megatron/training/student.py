@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,17 @@ class Student:
         for chunk in self.wrapped:
             if chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync(force_sync=True)
+
+    @contextmanager
+    def finalizing(self, around: Callable[[Callable[..., None]], Callable[..., None]]) -> Iterator[None]:
+        """Within it the sum of the gradients over the copies, Megatron's last act of a schedule, goes through
+        `around`."""
+        config = self.chunks[0].config
+        config.finalize_model_grads_func = around(_finalize)
+        try:
+            yield
+        finally:
+            config.finalize_model_grads_func = _finalize
 
     def zero_grad(self) -> None:
         """Empty the gradient buffers."""

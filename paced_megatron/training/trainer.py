@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,17 +13,19 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
-from paced_megatron.errors import UserError
+from paced_megatron.models.gpt import parameters_by_name
 from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World
 from paced_megatron.training.batches import Batching, micro_batches
 from paced_megatron.training.examples import Example
+from paced_megatron.training.finite import LossNotFinite, parameter_not_finite, stopped
 from paced_megatron.training.optimizer import make_optimizer, make_schedule, optimizer_config
 from paced_megatron.training.sleep import Sleeper, asleep, optimizer_state
 from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
 from paced_megatron.training.student import Student
 from paced_megatron.training.teacher import Teacher
 from paced_megatron.training.teacher_cache import TeacherCache
+from paced_megatron.training.timers import PhaseTimers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -40,6 +42,7 @@ class Trainer:
     teacher: Teacher
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
+    timers: PhaseTimers = field(default_factory=PhaseTimers)
 
     @classmethod
     def from_folders(
@@ -102,14 +105,16 @@ class Trainer:
         self.student.zero_grad()
         self.optimizer.zero_grad()
         batches = micro_batches(batch, self.batching)
-        sums = accumulate_gradient(self.student, self.teacher, batches, self.objective)
+        problems, step = [example.problem_id for example in batch], self.schedule.num_steps + 1
+        try:
+            sums = accumulate_gradient(self.student, self.teacher, batches, self.objective, self.timers)
+        except LossNotFinite as error:
+            raise stopped(step, f"loss {error.value}", error.problem_ids, problems) from None
         lr = self.optimizer.param_groups[0]["lr"]
-        _, grad_norm, _ = self.optimizer.step()
+        with self.timers.phase("optimizer"):
+            _, grad_norm, _ = self.optimizer.step()
         self.schedule.step(increment=1)
-        if not (math.isfinite(sums.loss) and math.isfinite(grad_norm)):
-            problems = ", ".join(example.problem_id for example in batch)
-            raise UserError(
-                f"loss {sums.loss}, gradient norm {float(grad_norm)}: not finite, so training stops; "
-                f"the checkpoint before it is kept; try a lower training.lr; this step's problems: {problems}"
-            )
+        if not math.isfinite(grad_norm):  # the weights are spoiled, and are never written
+            found = parameter_not_finite([*parameters_by_name(self.student.chunks).items()])
+            raise stopped(step, f"gradient norm {float(grad_norm)}", found, problems)
         return sums, float(grad_norm), lr

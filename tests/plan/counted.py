@@ -155,7 +155,7 @@ def count_step(
     before = _live_storages()
     with megatron_on_cpu():
         trainer = build_trainer(rank, world_size, student_folder, teacher_folder, case)
-        batch = _examples(case)
+        batch = examples(case)
         trainer.step(batch)
         parts = _lasting(trainer)
         live = _live_storages()
@@ -197,17 +197,17 @@ def _lasting(trainer: Trainer) -> dict[str, int]:
     }
 
 
-def _examples(case: Case) -> list[Example]:
+def examples(case: Case) -> list[Example]:
     generator = torch.Generator().manual_seed(3)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(0, 250, (count,), generator=generator).tolist())
 
-    examples = []
+    texts = []
     for number in range(case.global_batch_size):
         prompt = ids(case.prompt_tokens)
-        examples.append(Example(f"p{number}", prompt, prompt, ids(case.response_tokens), 1.0))
-    return examples
+        texts.append(Example(f"p{number}", prompt, prompt, ids(case.response_tokens), 1.0))
+    return texts
 
 
 def _addmm_flops(total: Any, left: Any, right: Any, *, out_shape: Any = None, **unused: Any) -> int:
@@ -243,5 +243,5 @@ def count_flops(
             ),
             counter,
         ):
-            trainer.step(_examples(case))
+            trainer.step(examples(case))
     return counts | {"student": counter.get_total_flops() - sum(counts.values())}
