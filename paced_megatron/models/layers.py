@@ -51,11 +51,11 @@ class TextAttention(DotProductAttention):
         return torch.cat([self._one_text(*text) for text in texts])
 
     def _one_text(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query, key, value = (
+            part.transpose(0, 1)[None] for part in (query, key, value)
+        )  # [1, heads, length, d]
         attended = F.scaled_dot_product_attention(
-            *(part.transpose(0, 1)[None] for part in (query, key, value)),  # [1, heads, length, d]
-            is_causal=True,
-            scale=self.softmax_scale,
-            enable_gqa=True,
+            query, key, value, is_causal=True, scale=self.softmax_scale, enable_gqa=True
         )
         return attended[0].transpose(0, 1)
 

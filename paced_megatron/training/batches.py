@@ -239,7 +239,8 @@ def _rows(texts: Sequence[Text], batching: Batching, shape: tuple[int, int] | No
 
 
 def _packed(texts: Sequence[Text], length: int) -> TokenRows:
-    tokens, positions, cuts = torch.full((1, length), PADDING), [], [0]
+    tokens, cuts = torch.full((1, length), PADDING), [0]
+    positions: list[int] = []
     for prompt, response in texts:
         start, end = cuts[-1], cuts[-1] + len(prompt) + len(response)
         tokens[0, start:end] = torch.tensor([*prompt, *response])

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from paced_megatron.models.gpt import HiddenStatesModel
 
 
-def current_head(chunk: HiddenStatesModel) -> Parameter:
+def current_head(chunk: HiddenStatesModel) -> Tensor:
     """The head's weight, up to date: under overlap_param_gather a pre-hook of the layer waits for it.
 
     Where it is the embedding of the same stage, that layer's own forward has waited.
@@ -27,24 +26,29 @@ def current_head(chunk: HiddenStatesModel) -> Parameter:
     return chunk.head
 
 
+def main_grad(head: Tensor) -> Tensor:
+    """Where Megatron's wrapper gathers the head's gradient, float32 or float64, [V_r, H]."""
+    return head.main_grad  # type: ignore[attr-defined]
+
+
 class _AddedToMainGrad(torch.autograd.Function):
     """The loss, with the head in its graph: backward hands the head the dummy that Megatron's own fused
     matmul hands it (tensor_parallel/layers.py, gradient_accumulation_fusion)."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, head: Parameter) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, head: Tensor) -> Tensor:
         ctx.head = head
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        head = ctx.head
+        head: Any = ctx.head
         # The wrapper's hook then skips `.grad`; but for a tied weight (zero_out_wgrad) it adds it, for the
         # embedding's part comes that way. So the dummy is 0.
         head.grad_added_to_main_grad = True
         return upstream, torch.zeros_like(head)
 
 
-def with_head(loss: Tensor, head: Parameter) -> Tensor:
+def with_head(loss: Tensor, head: Tensor) -> Tensor:
     """`loss`, whose backward also tells Megatron's wrapper that the head's gradient is in `main_grad`."""
     return _AddedToMainGrad.apply(loss, head)

@@ -22,7 +22,7 @@ from paced_megatron.divergence import DivergenceResult, weighted_divergence
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.finite import LossNotFinite, problems_not_finite
 from paced_megatron.training.forward import at_positions, run_schedule, stage_output
-from paced_megatron.training.head import current_head, with_head
+from paced_megatron.training.head import current_head, main_grad, with_head
 from paced_megatron.training.student import Student
 from paced_megatron.training.teacher import Teacher
 from paced_megatron.training.timers import PhaseTimers
@@ -138,7 +138,7 @@ def _weighted_loss(
         labels=micro_batch.labels.to(student_hidden.device),
         group=student.groups.tp,
         compute_grad=True,
-        main_grad=head.main_grad,
+        main_grad=main_grad(head),
         workspace_mb=objective.workspace_mb,
     )
     no_count = torch.zeros((), dtype=torch.int, device=student_hidden.device)
