@@ -1,7 +1,4 @@
-"""One model's forward passes over micro-batches: what teacher and student share.
-
-`rows_of(micro_batch)` chooses whose tokens are read; Megatron's own schedule takes them through the pipeline.
-"""
+"""One model's passes over micro-batches, through Megatron's own schedule: what teacher and student share."""
 
 from __future__ import annotations
 
@@ -42,12 +39,6 @@ def _packed_seq_params(rows: TokenRows, device: torch.device) -> PackedSeqParams
 def at_positions(hidden: Tensor, rows: TokenRows) -> Tensor:
     """The hidden states [s, b, H] at the rows' positions: [M, H]."""
     return hidden.flatten(0, 1).index_select(0, rows.positions.to(hidden.device))
-
-
-def hidden_states_at(model: torch.nn.Module, rows: TokenRows, device: torch.device) -> Tensor:
-    """The final hidden states [M, H] at the rows' positions, of a model that is whole on this rank (no
-    pipeline)."""
-    return at_positions(stage_output(model, rows, device), rows)
 
 
 def run_schedule(
