@@ -111,6 +111,10 @@ class TeacherConfig(ModelPathConfig):
         int | None,
         Key("stages that the teacher's layers are spread over; null: as the student's", at_least=1),
     ] = None
+    own_ranks: Annotated[
+        bool,
+        Key("processes that hold no part of the student; only false: Megatron's groups take the whole job"),
+    ] = False
     offload: Annotated[
         bool,
         Key("the teacher's weights stay in host memory while it isn't computing, and free the GPU's"),

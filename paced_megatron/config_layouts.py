@@ -83,6 +83,15 @@ def _teachers_fill_the_job(config: Config) -> str | None:
     )
 
 
+def _teacher_has_no_ranks(config: Config) -> str | None:
+    if not config.teacher.own_ranks:
+        return None
+    return (
+        "teacher.own_ranks=true: the teacher shares the student's processes, for Megatron's global groups "
+        "take the whole job; set it to false, and save memory with teacher.offload or the teacher's own sizes"
+    )
+
+
 LAYOUT_RULES: list[Rule] = [
     ("parallel.context_parallel_size", "is 1: no attention here can share a text", _no_context_parallel),
     (
@@ -102,6 +111,7 @@ LAYOUT_RULES: list[Rule] = [
         "above 1 needs `recompute_granularity: full`",
         _together_is_recomputed,
     ),
+    ("teacher.own_ranks", "is false: the teacher shares the student's processes", _teacher_has_no_ranks),
     (
         "teacher.tensor_model_parallel_size",
         "x `teacher.pipeline_model_parallel_size` divides the job's number of processes",

@@ -68,6 +68,10 @@ TP, PP, VPP, DP = (
             f"the job's 2 processes are no multiple of what one teacher takes, teacher.{TP} x teacher.{PP} = "
             "4 x 1",
         ),
+        (
+            {"teacher": {"own_ranks": True}},
+            "teacher.own_ranks=true: the teacher shares the student's",
+        ),
         ({"parallel": {TP: 0}}, f"parallel.{TP} must be at least 1, not 0"),
     ],
 )

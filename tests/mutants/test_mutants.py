@@ -237,6 +237,22 @@ MUTANTS = [
         f"{LOGITS}[False-llama]",
     ),
     Mutant(
+        "the teacher's hidden states are handed over in another order",
+        "paced_megatron/training/teacher_handover.py",
+        "made[parcel.index].contiguous()",
+        "made[parcel.index].flip(0).contiguous()",
+        "tests/parallel/test_teacher_layouts.py"
+        "::test_the_gradient_of_every_parameter_is_that_of_transformers_in_float64"
+        "[tied-teacher-PP-2-student-TP-2-DP-2]",
+    ),
+    Mutant(
+        "numbers from the teacher's cache are not checked",
+        "paced_megatron/training/teacher_cache.py",
+        "return states if metadata == expected else None",
+        "return states",
+        "tests/training/test_teacher_cache.py::test_another_texts_file_under_its_name_is_noticed",
+    ),
+    Mutant(
         "query heads are dealt to the KV groups in turn",
         "paced_megatron/models/mapping.py",
         "_rows(tensor, cut, rank).unflatten(0, (groups, -1, dim))",
