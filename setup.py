@@ -35,6 +35,7 @@ EXTRAS = {
         'transformer-engine[pytorch]>=2.9,<2.12; python_version < "3.12"',
         'transformer-engine[pytorch]>=2.9; python_version >= "3.12"',
     ],
+    "logging": ["tensorboard>=2.15", "wandb>=0.17"],  # trackers, where the configuration asks for them
     "eval": ["lm-eval>=0.4.9"],  # benchmarks for what a student forgot; no room uses it yet
     "data": ["datasets>=4.0"],  # problems from a Hugging Face dataset; no room uses it yet
     "dev": [

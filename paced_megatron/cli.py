@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from paced_megatron.commands import compare, convert, phases, report
+from paced_megatron.commands import compare, convert, phases, plan, report
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import INTERRUPTED, USER_ERROR
 
-COMMANDS = (phases, compare, report, convert)  # in the order of `--help`
+COMMANDS = (phases, plan, compare, report, convert)  # in the order of `--help`
 
 _EXAMPLES = """\
 examples:
@@ -25,6 +25,8 @@ examples:
       the same with two keys changed
   paced rollout recipe.yaml --stage 1
       one phase of one stage
+  paced plan recipe.yaml --memory-gb 80
+      before anything is queued: memory on each rank, work of a step, a layout that fits
   paced convert to-megatron models/Qwen3-8B checkpoints/qwen3-8b --verify
       weights between Hugging Face folders and Megatron checkpoints
   paced compare experiment.yaml --seeds 1,2

@@ -100,18 +100,87 @@ class ModelPathConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig(ModelPathConfig):
+    """The model to learn from, and how it shares the job with the student."""
+
+    tensor_model_parallel_size: Annotated[
+        int | None,
+        Key("processes that share each of the teacher's layers; null: as the student's", at_least=1),
+    ] = None
+    pipeline_model_parallel_size: Annotated[
+        int | None,
+        Key("stages that the teacher's layers are spread over; null: as the student's", at_least=1),
+    ] = None
+    own_ranks: Annotated[
+        bool,
+        Key("processes that hold no part of the student; only false: Megatron's groups take the whole job"),
+    ] = False
+    offload: Annotated[
+        bool,
+        Key("the teacher's weights stay in host memory while it isn't computing, and free the GPU's"),
+    ] = False
+    cache: Annotated[
+        bool,
+        Key(
+            "keep the teacher's hidden states on disk in the first epoch over a stage's responses and read "
+            "them from then on; hidden size x bytes per number for each response token"
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """How the job's processes are laid out; their number is the product of the sizes."""
 
     tensor_model_parallel_size: Annotated[int, Key("processes that share each layer", at_least=1)] = 1
+    pipeline_model_parallel_size: Annotated[
+        int, Key("pipeline stages: processes that share the layers between them", at_least=1)
+    ] = 1
+    virtual_pipeline_model_parallel_size: Annotated[
+        int | None,
+        Key(
+            "chunks of layers on each pipeline stage, interleaved to shorten the bubble; null: one",
+            at_least=2,
+        ),
+    ] = None
+    context_parallel_size: Annotated[
+        int,
+        Key("processes that share each text; only 1: no attention here can do more", at_least=1),
+    ] = 1
     data_parallel_size: Annotated[
         int, Key("copies of the model, each with its part of the batch", at_least=1)
     ] = 1
+    sequence_parallel: Annotated[
+        bool,
+        Key("the tensor-parallel processes share the tokens between the layers' matmuls, to save memory"),
+    ] = False
+    use_distributed_optimizer: Annotated[
+        bool, Key("the copies of the model share the optimizer's state between them (ZeRO 1)")
+    ] = False
+    overlap_grad_reduce: Annotated[
+        bool, Key("gradients are summed over the copies while the backward pass goes on")
+    ] = False
+    overlap_param_gather: Annotated[
+        bool,
+        Key("new weights are gathered while the next forward pass goes on; needs use_distributed_optimizer"),
+    ] = False
+    ddp_bucket_size: Annotated[
+        int | None,
+        Key(
+            "parameters that are reduced or gathered at once while overlapping; null: Megatron's choice",
+            at_least=1,
+        ),
+    ] = None
 
     @property
     def world_size(self) -> int:
         """The number of the job's processes."""
-        return self.tensor_model_parallel_size * self.data_parallel_size
+        return (
+            self.tensor_model_parallel_size
+            * self.pipeline_model_parallel_size
+            * self.context_parallel_size
+            * self.data_parallel_size
+        )
 
 
 @dataclass(frozen=True)
@@ -191,6 +260,24 @@ class TrainingConfig:
         Literal["float32", "bfloat16"],
         Key("type of the weights in training; gradients and optimizer state are float32"),
     ] = "float32"
+    pack_length: Annotated[
+        int | None,
+        Key(
+            "texts are packed, several in a row, into micro-batches of one row of this many tokens; needs "
+            "micro_batch_size 1; null: every text has a row of its own, padded to the longest beside it",
+            at_least=1,
+        ),
+    ] = None
+    recompute_granularity: Annotated[
+        Literal["full", "selective"] | None,
+        Key(
+            "what is computed again in the backward pass instead of kept: `full`, whole layers; `selective`, "
+            "attention's inside; null: nothing"
+        ),
+    ] = None
+    recompute_num_layers: Annotated[
+        int, Key("with `full`: of this many layers in a row only the input is kept", at_least=1)
+    ] = 1
     save_interval: Annotated[
         int, Key("steps between checkpoints; the last step is always saved", at_least=1)
     ] = 50
@@ -259,6 +346,18 @@ class EvaluationConfig:
     ] = False
 
 
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Where the numbers of each step go beside metrics.jsonl."""
+
+    tensorboard: Annotated[
+        bool, Key("also to TensorBoard, in the folder's `stage-N/tensorboard`; needs its package")
+    ] = False
+    wandb_project: Annotated[
+        str | None, Key("also to this project of Weights & Biases; needs its package; null: not")
+    ] = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A run: its seed, its folder, and a section for everything else."""
@@ -267,13 +366,14 @@ class Config:
     run_dir: Annotated[Path, Key("the run's folder; made if absent, continued if it holds the same run")]
     problems: ProblemsConfig
     student: ModelPathConfig
-    teacher: ModelPathConfig
+    teacher: TeacherConfig
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     stages: list[StageConfig]
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     @property
     def end(self) -> tuple[int, int]:

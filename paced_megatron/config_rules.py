@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from paced_megatron.config import Config
+from paced_megatron.config_layouts import LAYOUT_RULES, Rule
 from paced_megatron.divergence import check_parameter
 from paced_megatron.pacing import KEPT, PassRate, make_kernel
 
@@ -88,7 +87,7 @@ def _parameters_fit(config: Config) -> str | None:
 
 # The key (for the line), the rule in words (for the reference page), and a function that gives the complaint
 # or None; the first complaint is shown.
-RULES: list[tuple[str, str, Callable[[Config], str | None]]] = [
+RULES: list[Rule] = [
     ("stages", "has at least one entry", _some_stages),
     (
         "stages",
@@ -115,4 +114,5 @@ RULES: list[tuple[str, str, Callable[[Config], str | None]]] = [
         "has `test` where there is `forgetting`, `evaluation.greedy` or `evaluation.strata_attempts`",
         _forgetting_has_test,
     ),
+    *LAYOUT_RULES,
 ]

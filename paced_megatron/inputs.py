@@ -16,6 +16,7 @@ from paced_megatron.problems.load import load_problems
 from paced_megatron.problems.problem import Problem
 from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
 from paced_megatron.problems.tokenizer import load_tokenizer, same_tokenizer
+from paced_megatron.training.writers import check_installed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,8 +77,12 @@ def read_inputs(config: Config) -> Inputs:
     Raises:
         UserError: the first thing that is wrong, by name, and what to do.
     """
+    check_installed(config.logging)
     student_folder, teacher_folder = local_folder(config.student.path), local_folder(config.teacher.path)
-    student, teacher = _checked_model(student_folder, config), _checked_model(teacher_folder, config)
+    student, teacher = model_shape(student_folder), model_shape(teacher_folder)
+    check_layouts(config, student, teacher, student_folder, teacher_folder)
+    for shape, folder in ((student, student_folder), (teacher, teacher_folder)):
+        check_weights(folder, shape)
     same_tokenizer(student_folder, teacher_folder)
     prompts = config.problems.prompts
     tokenizer = load_tokenizer(student_folder, prompts)
@@ -98,11 +103,22 @@ def read_inputs(config: Config) -> Inputs:
     return inputs
 
 
-def _checked_model(folder: Path, config: Config) -> ModelShape:
-    shape = model_shape(folder)
-    check_layout(shape, folder, config.parallel.tensor_model_parallel_size)
-    check_weights(folder, shape)
-    return shape
+def check_layouts(
+    config: Config, student: ModelShape, teacher: ModelShape, student_folder: Path, teacher_folder: Path
+) -> None:
+    """Raise UserError when the configured layout can't cut one of the models; of them only the shapes are
+    needed."""
+    parallel, own = config.parallel, config.teacher
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    check_layout(student, student_folder, tp, pp, parallel.virtual_pipeline_model_parallel_size)
+    has_own = own.tensor_model_parallel_size or own.pipeline_model_parallel_size
+    check_layout(
+        teacher,
+        teacher_folder,
+        own.tensor_model_parallel_size or tp,
+        own.pipeline_model_parallel_size or pp,
+        section="teacher" if has_own else "parallel",
+    )
 
 
 def _problem_set(path: Path, config: Config, tokenizer: PreTrainedTokenizerBase) -> ProblemSet:
@@ -133,4 +149,10 @@ def _check_lengths(config: Config, inputs: Inputs) -> None:
                 f"problem {longest} has a prompt of {length} tokens; with {key}={new_tokens} that is more "
                 f"than the models' context (max_position_embeddings={context}): lower {key} or leave out the "
                 "problem"
+            )
+        packed = config.training.pack_length
+        if packed is not None and problems is inputs.train and length + new_tokens > packed:
+            raise UserError(
+                f"problem {longest} has a prompt of {length} tokens; with {key}={new_tokens} that is more "
+                f"than a packed row (training.pack_length={packed}): raise it or lower {key}"
             )

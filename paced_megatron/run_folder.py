@@ -18,6 +18,8 @@ A run's folder, all of it readable without this project's code:
                         kept, weight (0 where not kept; mean 1 over those that are)
       responses.jsonl   the teacher's text
       metrics.jsonl     a line per optimizer step (training/metrics.py): loss, tokens, step_time (seconds) ...
+      teacher/          the teacher's hidden states, a file a text (training/teacher_cache.py), where
+                        teacher.cache asks for them
       checkpoints/      training state
       hf/               the trained student as a Hugging Face folder
       evaluation/step-0000020/test-sampled.jsonl
@@ -66,6 +68,11 @@ class StageFolder:
     @property
     def responses(self) -> Path:
         return self.path / "responses.jsonl"
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher's hidden states."""
+        return self.path / "teacher"
 
     @property
     def checkpoints(self) -> Path:

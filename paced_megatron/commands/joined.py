@@ -19,7 +19,7 @@ def work_joined(config: Config, work: Callable[[World], None]) -> int:
     from paced_megatron.runtime.world import joined_world
 
     try:
-        with joined_world(config.parallel, config.seed) as world:
+        with joined_world(config.parallel, config.teacher, config.seed) as world:
             work(world)
     except LeadFailed as error:
         if not error.is_user_error:

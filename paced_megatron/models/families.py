@@ -190,8 +190,14 @@ def check_layout(
     tensor_model_parallel_size: int,
     pipeline_model_parallel_size: int = 1,
     virtual_pipeline_model_parallel_size: int | None = None,
+    *,
+    section: str = "parallel",
 ) -> None:
-    """Raise UserError when a layout can't cut this model into equal parts, and say which one can."""
+    """Raise UserError when a layout can't cut this model into equal parts, and say which one can.
+
+    Args:
+        section: the configuration's, whose keys the line names.
+    """
     tp = tensor_model_parallel_size
     divided = {
         "num_attention_heads": shape.num_attention_heads,
@@ -202,7 +208,7 @@ def check_layout(
         if size % tp:
             fits = max(n for n in range(1, tp) if not any(other % n for other in divided.values()))
             raise UserError(
-                f"parallel.tensor_model_parallel_size={tp} does not divide {name}={size} of {folder}; try "
+                f"{section}.tensor_model_parallel_size={tp} does not divide {name}={size} of {folder}; try "
                 f"{fits}"
             )
     stages, chunks = pipeline_model_parallel_size, virtual_pipeline_model_parallel_size or 1
@@ -214,6 +220,6 @@ def check_layout(
         fits = max(n for n in range(1, stages * chunks) if shape.num_layers % n == 0)
         times = f" x virtual_pipeline_model_parallel_size={chunks}" if chunks > 1 else ""
         raise UserError(
-            f"pipeline_model_parallel_size={stages}{times} does not divide num_hidden_layers="
+            f"{section}.pipeline_model_parallel_size={stages}{times} does not divide num_hidden_layers="
             f"{shape.num_layers} of {folder}; try {fits}{' in all' if chunks > 1 else ''}"
         )

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.pipeline_parallel.utils import (
     is_pp_first_stage,
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from paced_megatron.models.families import FAMILIES, ModelShape
+from paced_megatron.models.layers import layer_spec
 from paced_megatron.models.rope import llama3_frequencies, unscaled_frequencies
 
 
@@ -54,9 +54,11 @@ def transformer_config(
     params_dtype: torch.dtype,
     pipeline_model_parallel_size: int = 1,
     virtual_pipeline_model_parallel_size: int | None = None,
+    **settings: Any,
 ) -> TransformerConfig:
     """The configuration under which Megatron-Core computes what transformers computes for this model.
 
+    `settings` are more of its fields that leave the computation as it is: sequence_parallel, recompute_*.
     Fusions are off: they need CUDA extensions or change the rounding, and the layer spec here is Megatron's
     own (local) one.
     """
@@ -99,6 +101,7 @@ def transformer_config(
         # (docs/method.md, 3).
         calculate_per_token_loss=True,
         **FAMILIES[shape.family].megatron,
+        **settings,
     )
 
 
@@ -107,6 +110,7 @@ def build_chunks(
     groups: ProcessGroupCollection,
     params_dtype: torch.dtype,
     virtual_pipeline_model_parallel_size: int | None = None,
+    **settings: Any,
 ) -> list[HiddenStatesModel]:
     """This rank's parts of an empty model, on Megatron's current device: one for each of its virtual pipeline
     stages, in their order; one in all without them.
@@ -115,6 +119,7 @@ def build_chunks(
         shape: what `model_shape` read from the folder.
         groups: the process groups that share the model; the sizes of `groups.tp` and `groups.pp` cut it.
         params_dtype: dtype of parameters and activations.
+        settings: more of `transformer_config`'s.
     """
     tp, virtual = groups.tp.size(), virtual_pipeline_model_parallel_size
     config = transformer_config(
@@ -123,12 +128,12 @@ def build_chunks(
         params_dtype=params_dtype,
         pipeline_model_parallel_size=groups.pp.size(),
         virtual_pipeline_model_parallel_size=virtual,
+        **settings,
     )
-    spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
     chunks = [
         HiddenStatesModel(
             config=config,
-            transformer_layer_spec=spec,
+            transformer_layer_spec=layer_spec(config, stage, groups.pp.rank()),
             vocab_size=shape.padded_vocab_size(tp),
             max_sequence_length=shape.max_position_embeddings,
             pre_process=is_vp_first_stage(stage, virtual) and is_pp_first_stage(groups.pp),

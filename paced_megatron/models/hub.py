@@ -7,6 +7,7 @@ weights that it began with.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -76,9 +77,9 @@ def _cached(name: str) -> Path | None:
     return folder if _is_whole(folder) else None
 
 
-def _fetched(name: str) -> Path:
+def _fetched(name: str, allowed: Sequence[str] = ALLOWED) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=list(ALLOWED), ignore_patterns=list(IGNORED)))
+        return Path(snapshot_download(name, allow_patterns=list(allowed), ignore_patterns=list(IGNORED)))
     except GatedRepoError:
         raise UserError(
             f"{name}: the Hugging Face hub wants its licence accepted; do that on "
@@ -102,3 +103,15 @@ def _fetched(name: str) -> Path:
             f"{name}: no such folder, and it can't be fetched from the Hugging Face hub ({reason[0]}); "
             f"{_elsewhere(name)}"
         ) from None
+
+
+def config_folder(path: Path) -> Path:
+    """A folder with the model's config.json, for those who need no weights: as `local_folder`, but of a model
+    on the hub no more than config.json is fetched.
+
+    Raises:
+        UserError: as `local_folder`.
+    """
+    if path.is_dir() or path.is_absolute() or not is_hub_id(str(path)):
+        return path
+    return _fetched(str(path), allowed=("config.json",))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
 from paced_megatron.models.folder import save_folder
 from paced_megatron.models.gpt import HiddenStatesModel
-from paced_megatron.pacing import read_weights
+from paced_megatron.pacing import PassRate, read_pass_rates, read_weights
 from paced_megatron.phases.evaluation import evaluate, is_measured
 from paced_megatron.phases.needs import read_recorded, student_before
 from paced_megatron.phases.rollouts import problems_to_respond_to
@@ -16,7 +17,10 @@ from paced_megatron.rollout.requests import attempt_seed
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
-from paced_megatron.training.trainer import Trainer, load_model
+from paced_megatron.training.student import load_chunks
+from paced_megatron.training.teacher_cache import GB, TeacherCache, weights_identity
+from paced_megatron.training.trainer import DTYPES, Trainer
+from paced_megatron.training.writers import Writer, open_writers
 
 
 def train(job: Job, number: int) -> None:
@@ -31,11 +35,14 @@ def train(job: Job, number: int) -> None:
         job.world,
         stage,
         config.training,
+        config.parallel,
         student_folder=student_folder,
         teacher_folder=job.inputs.teacher_folder,
+        teacher_offload=config.teacher.offload,
+        teacher_cache=_teacher_cache(job, number, examples),
     )
 
-    def evaluate_snapshot(step: int, student: HiddenStatesModel) -> None:
+    def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
         snapshot = folder.snapshot(step)
         if job.world.lead.agree(is_measured(job, number, step)):
             return
@@ -47,7 +54,8 @@ def train(job: Job, number: int) -> None:
             out=snapshot,
             replace=True,  # a run killed during this evaluation left one
         )
-        evaluate(job, number, step, snapshot)
+        with trainer.asleep():
+            evaluate(job, number, step, snapshot)
         job.world.lead.alone(lambda: shutil.rmtree(snapshot), "clearing up after an evaluation")
 
     train_stage(
@@ -59,7 +67,52 @@ def train(job: Job, number: int) -> None:
         evaluate_every=config.evaluation.every if job.inputs.test else 0,
         on_evaluation=evaluate_snapshot,
         console=job.console,
+        writers=_writers(job, number),
     )
+
+
+def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> TeacherCache | None:
+    """The stage's cache of the teacher's hidden states, its folder made and its size said; None where the
+    configuration asks for none, or no text comes twice."""
+    if not job.config.teacher.cache:
+        return None
+    training, stage = job.config.training, job.stage(number)
+    if stage.train_iters * training.global_batch_size <= len(examples):
+        job.say(f"stage {number}: teacher.cache is left out: no text comes a second time")
+        return None
+    teacher = job.inputs.teacher_folder
+    identity = job.world.lead.agree(weights_identity(teacher) if job.world.is_lead else None)
+    cache = TeacherCache(
+        job.stage_folder(number).teacher,
+        identity,
+        job.inputs.teacher.hidden_size,
+        DTYPES[training.params_dtype],
+        job.world.device,
+    )
+    sizes = job.world.lead.alone(lambda: cache.prepare(examples), "making room for the teacher's cache")
+    if sizes is not None:
+        whole, missing = (size / GB for size in sizes)
+        job.say(
+            f"stage {number}: the teacher's hidden states take {whole:.3g} GB in {cache.folder}, of which "
+            f"{missing:.3g} GB are still to be written"
+        )
+    return cache
+
+
+def _writers(job: Job, number: int) -> list[Writer]:
+    if not job.world.is_lead:
+        return []
+    weights = read_weights(job.stage_folder(number).pass_rates)
+    left_out = [rate for rate in _pass_rates(job, number) if rate.problem_id not in weights]
+    dropped = {
+        "k0": sum(rate.correct == 0 for rate in left_out),
+        "kK": sum(rate.correct == rate.attempts for rate in left_out),
+    }
+    return open_writers(job.config.logging, job.folder.path, number, dropped)
+
+
+def _pass_rates(job: Job, number: int) -> list[PassRate]:
+    return read_pass_rates(job.stage_folder(number).pass_rates)
 
 
 def export(job: Job, number: int) -> None:
@@ -73,9 +126,15 @@ def export(job: Job, number: int) -> None:
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
             "train` first"
         )
-    shape, model = load_model(job.inputs.student_folder, job.world, job.config.training)
-    load_model_weights(folder.checkpoints, done, model)
-    save_folder(model, shape, job.world.groups, source=job.inputs.student_folder, out=folder.student)
+    shape, chunks = load_chunks(
+        job.inputs.student_folder,
+        job.world.groups,
+        DTYPES[job.config.training.params_dtype],
+        job.config.training,
+        job.config.parallel,
+    )
+    load_model_weights(folder.checkpoints, done, chunks)
+    save_folder(chunks, shape, job.world.groups, source=job.inputs.student_folder, out=folder.student)
     job.say(f"stage {number}: student exported to {folder.student}")
 
 
@@ -88,7 +147,8 @@ def _examples(job: Job, number: int) -> list[Example]:
         raise UserError(
             f"{folder.responses}: not all of the teacher's responses are there; run `paced respond` first"
         )
-    examples = examples_from_responses(responses, job.inputs.train.prompts, weights)
+    rates = {rate.problem_id: rate.value for rate in _pass_rates(job, number)}
+    examples = examples_from_responses(responses, job.inputs.train.prompts, weights, rates)
     if not examples:
         raise UserError(
             f"{folder.responses}: all {len(responses)} responses of the teacher are truncated; raise "

@@ -77,6 +77,15 @@ class _NoEvent(_NoStream):
     pass
 
 
+def _run_backward(
+    *args: Any, _original: Callable[..., Any] = torch.autograd._engine_run_backward, **kwargs: Any
+) -> Any:
+    """A mode is off within the call that it is asked about, also where that is `backward`: activations that
+    are computed again there ask for CUDA too."""
+    with _CudaMeansCpu():
+        return _original(*args, **kwargs)
+
+
 def _nothing() -> Callable[..., None]:
     return lambda *args, **kwargs: None
 
@@ -120,5 +129,6 @@ def megatron_on_cpu() -> Iterator[None]:
                 lambda state, *args, **kwargs: torch.set_rng_state(state),
             )
         )
+        patches.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", _run_backward))
         patches.enter_context(_CudaMeansCpu())
         yield

@@ -16,10 +16,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from paced_megatron.config import ParallelConfig
+from paced_megatron.config import ParallelConfig, TeacherConfig
 from paced_megatron.errors import UserError
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
 from paced_megatron.runtime.lead import Lead
+from paced_megatron.runtime.teacher_groups import TeacherPlace, place_teacher
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class World:
         device: where tensors live: the CPU, or this process's GPU.
         groups: Megatron's process groups (`tp`, `dp`, `pp`, ...); they are handed to whatever communicates.
         lead: rank 0 works alone, the others wait for it.
+        teacher: where the teacher runs; None: where the student does.
     """
 
     rank: int
@@ -38,6 +40,7 @@ class World:
     device: torch.device
     groups: ProcessGroupCollection
     lead: Lead
+    teacher: TeacherPlace | None = None
 
     @property
     def is_lead(self) -> bool:
@@ -82,7 +85,7 @@ def local_device() -> torch.device:
 
 
 @contextlib.contextmanager
-def joined_world(parallel: ParallelConfig, seed: int) -> Iterator[World]:
+def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) -> Iterator[World]:
     """Join the job that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and leave it
     at the end.
 
@@ -93,8 +96,9 @@ def joined_world(parallel: ParallelConfig, seed: int) -> Iterator[World]:
     wanted = parallel.world_size
     if world_size != wanted:
         raise UserError(
-            f"the job has {world_size} processes, but parallel.tensor_model_parallel_size x "
-            f"parallel.data_parallel_size = {wanted}; start it with {wanted}, or let `paced run` start them"
+            f"the job has {world_size} processes, but the product of parallel.tensor_model_parallel_size, "
+            f"pipeline_model_parallel_size and data_parallel_size is {wanted}; start it with {wanted}, or "
+            "let `paced run` start them"
         )
     device = local_device()
     with contextlib.ExitStack() as stack:
@@ -104,10 +108,18 @@ def joined_world(parallel: ParallelConfig, seed: int) -> Iterator[World]:
             stack.enter_context(megatron_on_cpu())
         store = _join(rank, world_size, device)
         stack.callback(_leave)
-        groups = parallel_groups(parallel.tensor_model_parallel_size, seed)
+        groups = parallel_groups(
+            parallel.tensor_model_parallel_size,
+            seed,
+            parallel.pipeline_model_parallel_size,
+            parallel.virtual_pipeline_model_parallel_size,
+        )
         # Rank 0 writes an exported folder before it comes to the next call; a large one takes its time.
         lead = Lead(rank, world_size, store, begin_patience_s=3600.0)
-        yield World(rank, world_size, device, groups, lead)
+        place = place_teacher(
+            groups, teacher.tensor_model_parallel_size, teacher.pipeline_model_parallel_size
+        )
+        yield World(rank, world_size, device, groups, lead, place)
         lead.close()
 
 

@@ -1,7 +1,10 @@
 """The weighted distillation step on Megatron-Core, and the loop around it.
 
 `examples.py` puts text and weight together, `batches.py` orders them into batches and gives every token its
-coefficient, `step.py` is the step itself (teacher, then student, then one reduction), `optimizer.py` sets up
-Megatron's AdamW and schedule, `checkpoints.py` saves and resumes, `loop.py` runs a stage. How a weight comes
-about belongs to `pacing/`, what a divergence is to `divergence/`. Open `step.py` first.
+coefficient, `packing.py` says which texts share a row. `step.py` is the step itself (teacher, then student,
+then one reduction): `student.py` and `teacher.py` are this rank's parts of the two models, `forward.py` what
+their passes share, `head.py` what the student's head needs because its own forward is never called.
+`optimizer.py` sets up Megatron's AdamW and schedule, `checkpoints.py` saves and resumes, `loop.py` runs a
+stage. How a weight comes about belongs to `pacing/`, what a divergence is to `divergence/`. Open `step.py`
+first.
 """

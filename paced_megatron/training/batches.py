@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paced_megatron.config import ParallelConfig, TrainingConfig
 from paced_megatron.training.examples import Example
+from paced_megatron.training.packing import deal, pack
 
 PADDING = 0  # any id will do: attention is causal and padding stands at the end
 
@@ -23,14 +25,23 @@ class TokenRows:
     """Texts of one model, padded at the end, and where their response's next-token distributions are.
 
     Attributes:
-        tokens: [b, s] int64.
+        tokens: [b, s] int64: a text in each row; packed: b = 1, and texts one after the other.
         positions: [M] int64, indices into hidden states [s, b, H] flattened to [s*b, H]: for each response
             token the position *before* it, which predicts it. Ordered by example, then by token, alike for
             student and teacher.
+        cu_seqlens: [n + 1] int32, where packed texts begin and, last, s; the padding counts as one. None:
+            not packed.
     """
 
     tokens: Tensor
     positions: Tensor
+    cu_seqlens: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(b, s)."""
+        batch_size, seq_length = self.tokens.shape
+        return batch_size, seq_length
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class MicroBatch:
         labels: [M] int64, the response tokens.
         coefficients: [M] float64: what each token's divergence is multiplied by in the loss, 1/Z included.
         problem_ids: which problems are in it.
+        examples: its texts, in the order of the positions.
     """
 
     student: TokenRows
@@ -49,6 +61,7 @@ class MicroBatch:
     labels: Tensor
     coefficients: Tensor
     problem_ids: tuple[str, ...]
+    examples: tuple[Example, ...]
 
 
 def batch_order(number_of_examples: int, batch_size: int, iteration: int, seed: int) -> list[int]:
@@ -86,57 +99,155 @@ def _mean_over_tokens(batch: Sequence[Example], global_batch_size: int) -> list[
 NORMALIZATIONS: dict[str, Normalization] = {"problems": _mean_over_problems, "tokens": _mean_over_tokens}
 
 
-def micro_batches(
-    batch: Sequence[Example],
-    *,
-    normalization: str,
-    global_batch_size: int,
-    micro_batch_size: int,
-    data_parallel_rank: int = 0,
-    data_parallel_size: int = 1,
-) -> list[MicroBatch]:
-    """This data-parallel rank's share of a global batch, in micro-batches of at most `micro_batch_size`
-    examples.
+@dataclass(frozen=True)
+class Batching:
+    """How a global batch is cut into micro-batches.
 
-    Always at least one: a rank without an example gets one that has no token in the loss, since it takes part
-        in the
-    collectives all the same.
+    Attributes:
+        normalization: a row of `NORMALIZATIONS`.
+        global_batch_size: the configured number of problems, B, also where a batch is shorter.
+        micro_batch_size: texts side by side in one forward pass, at most.
+        data_parallel_size: replicas of the student.
+        pack_length: tokens of a packed row; None: a text has a row of its own.
+        length_multiple: s is a multiple of it (sequence parallelism cuts s over the TP ranks).
+        one_shape: all micro-batches have one shape [b, s] (messages between pipeline stages are of one size).
+        count_multiple: a replica's number of micro-batches is a multiple of it (interleaving wants that).
+    """
+
+    normalization: str
+    global_batch_size: int
+    micro_batch_size: int
+    data_parallel_size: int = 1
+    pack_length: int | None = None
+    length_multiple: int = 1
+    one_shape: bool = False
+    count_multiple: int = 1
+
+    @classmethod
+    def of(cls, training: TrainingConfig, parallel: ParallelConfig) -> Batching:
+        """What the configured layout needs."""
+        stages = parallel.pipeline_model_parallel_size
+        return cls(
+            normalization=training.normalization,
+            global_batch_size=training.global_batch_size,
+            micro_batch_size=training.micro_batch_size,
+            data_parallel_size=parallel.data_parallel_size,
+            pack_length=training.pack_length,
+            length_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
+            one_shape=stages > 1,
+            count_multiple=stages if parallel.virtual_pipeline_model_parallel_size else 1,
+        )
+
+
+def micro_batches(batch: Sequence[Example], batching: Batching) -> list[list[MicroBatch]]:
+    """For each replica of the student its micro-batches of a global batch.
+
+    All replicas have the same number, at least one: those without a text have no token in the loss, but a
+    rank takes part in the collectives all the same.
 
     Args:
         batch: the examples of the whole global batch, the same list on all ranks.
-        normalization: a row of `NORMALIZATIONS`.
-        global_batch_size: the configured number of problems, B, also where `batch` is shorter.
+
+    Raises:
+        UserError: a text is longer than `pack_length`.
     """
-    coefficients = NORMALIZATIONS[normalization](batch, global_batch_size) if batch else []
-    pairs = list(zip(batch, coefficients, strict=True))[data_parallel_rank::data_parallel_size]
-    cuts = [pairs[start : start + micro_batch_size] for start in range(0, len(pairs), micro_batch_size)]
-    return [_collate(cut) for cut in cuts] or [_collate([])]
+    normalize = NORMALIZATIONS[batching.normalization]
+    coefficients = normalize(batch, batching.global_batch_size) if batch else []
+    pairs = list(zip(batch, coefficients, strict=True))
+    if batching.pack_length is None:
+        replicas = [
+            _cuts(pairs[replica :: batching.data_parallel_size], batching.micro_batch_size)
+            for replica in range(batching.data_parallel_size)
+        ]
+    else:
+        sizes = [_size(example) for example in batch]
+        bins = pack(sizes, batching.pack_length, batching.data_parallel_size * batching.count_multiple)
+        dealt = deal([sum(sizes[index] for index in one) for one in bins], batching.data_parallel_size)
+        replicas = [[[pairs[index] for index in bins[one]] for one in share] for share in dealt]
+    count = _up(max(1, *map(len, replicas)), batching.count_multiple)
+    shape = _one_shape(batch, batching) if batching.one_shape else None
+    return [
+        [_collate(cut, batching, shape) for cut in cuts + [[]] * (count - len(cuts))] for cuts in replicas
+    ]
 
 
-def _collate(pairs: Sequence[tuple[Example, float]]) -> MicroBatch:
+Pair = tuple[Example, float]  # with what each of its tokens' divergence is multiplied by
+
+
+def _cuts(pairs: list[Pair], size: int) -> list[list[Pair]]:
+    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _size(example: Example) -> int:
+    """The tokens of the longer one of its two texts."""
+    return max(len(example.student_prompt), len(example.teacher_prompt)) + len(example.response)
+
+
+def _one_shape(batch: Sequence[Example], batching: Batching) -> tuple[int, int]:
+    longest = max((_size(example) for example in batch), default=1)
+    return batching.micro_batch_size, longest
+
+
+def _collate(pairs: Sequence[Pair], batching: Batching, shape: tuple[int, int] | None) -> MicroBatch:
     examples = [example for example, _ in pairs]
     responses = [example.response for example in examples]
     lengths = torch.tensor([len(response) for response in responses], dtype=torch.int64)
+    rows = [
+        _rows([*zip(prompts, responses, strict=True)], batching, shape)
+        for prompts in (
+            [example.student_prompt for example in examples],
+            [example.teacher_prompt for example in examples],
+        )
+    ]
     return MicroBatch(
-        student=_rows([example.student_prompt for example in examples], responses),
-        teacher=_rows([example.teacher_prompt for example in examples], responses),
+        student=rows[0],
+        teacher=rows[1],
         labels=torch.tensor([token for response in responses for token in response], dtype=torch.int64),
         coefficients=torch.tensor([value for _, value in pairs], dtype=torch.float64).repeat_interleave(
             lengths
         ),
         problem_ids=tuple(example.problem_id for example in examples),
+        examples=tuple(examples),
     )
 
 
-def _rows(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> TokenRows:
-    if not prompts:
-        return TokenRows(torch.full((1, 1), PADDING), torch.empty(0, dtype=torch.int64))
-    texts = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    longest, count = max(map(len, texts)), len(texts)
-    tokens = torch.tensor([text + [PADDING] * (longest - len(text)) for text in texts])
+Text = tuple[Sequence[int], Sequence[int]]  # prompt and response
+
+
+def _rows(texts: Sequence[Text], batching: Batching, shape: tuple[int, int] | None) -> TokenRows:
+    if batching.pack_length is not None:
+        return _packed(texts, batching.pack_length)
+    if shape is None:
+        shape = (
+            max(1, len(texts)),
+            max((len(prompt) + len(response) for prompt, response in texts), default=1),
+        )
+    count, length = shape[0], _up(shape[1], batching.length_multiple)
+    tokens = torch.full((count, length), PADDING)
+    for row, (prompt, response) in enumerate(texts):
+        tokens[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
     positions = [
         (len(prompt) - 1 + step) * count + row
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+        for row, (prompt, response) in enumerate(texts)
         for step in range(len(response))
     ]
     return TokenRows(tokens, torch.tensor(positions, dtype=torch.int64))
+
+
+def _packed(texts: Sequence[Text], length: int) -> TokenRows:
+    tokens, cuts = torch.full((1, length), PADDING), [0]
+    positions: list[int] = []
+    for prompt, response in texts:
+        start, end = cuts[-1], cuts[-1] + len(prompt) + len(response)
+        tokens[0, start:end] = torch.tensor([*prompt, *response])
+        positions += range(start + len(prompt) - 1, end - 1)
+        cuts.append(end)
+    if cuts[-1] < length:
+        cuts.append(length)
+    return TokenRows(
+        tokens, torch.tensor(positions, dtype=torch.int64), torch.tensor(cuts, dtype=torch.int32)
+    )

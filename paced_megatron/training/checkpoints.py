@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from paced_megatron.models.gpt import HiddenStatesModel
+from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
+from paced_megatron.training.optimizer import load_optimizer_state, optimizer_state
 from paced_megatron.training.trainer import Trainer
 
 KEEP = 2  # the newest, and the one before it
@@ -42,9 +44,10 @@ def save_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
+    trainer.student.settle()
     state = {
-        "model": dict(trainer.student.module.named_parameters()),
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": parameters_by_name(trainer.student.chunks),
+        "optimizer": optimizer_state(trainer.optimizer),
         "schedule": trainer.schedule.state_dict(),
     }
     with open(_rank_file(partial), "wb") as file:
@@ -64,8 +67,8 @@ def _read(checkpoints: Path, iteration: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _copy_weights(weights: dict[str, torch.Tensor], model: HiddenStatesModel) -> None:
-    for name, parameter in model.named_parameters():
+def _copy_weights(weights: dict[str, torch.Tensor], chunks: Sequence[HiddenStatesModel]) -> None:
+    for name, parameter in parameters_by_name(chunks).items():
         parameter.copy_(weights[name])
 
 
@@ -73,11 +76,11 @@ def load_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
     """Put the state after `iteration` steps back, into objects made from the same configuration on the same
     layout."""
     state = _read(checkpoints, iteration)
-    _copy_weights(state["model"], trainer.student.module)
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    _copy_weights(state["model"], trainer.student.chunks)
+    load_optimizer_state(trainer.optimizer, state["optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
 
 
-def load_model_weights(checkpoints: Path, iteration: int, model: HiddenStatesModel) -> None:
-    """Only the student's weights of a checkpoint, into a model of the same layout."""
-    _copy_weights(_read(checkpoints, iteration)["model"], model)
+def load_model_weights(checkpoints: Path, iteration: int, chunks: Sequence[HiddenStatesModel]) -> None:
+    """Only the student's weights of a checkpoint, into its chunks at the same layout."""
+    _copy_weights(_read(checkpoints, iteration)["model"], chunks)

@@ -16,8 +16,9 @@ from paced_megatron.training.checkpoints import latest_iteration, load_checkpoin
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
 from paced_megatron.training.trainer import Trainer
+from paced_megatron.training.writers import Writer, scalars
 
-OnEvaluation = Callable[[int, HiddenStatesModel], None]
+OnEvaluation = Callable[[int, list[HiddenStatesModel]], None]
 
 
 def train_stage(
@@ -30,6 +31,7 @@ def train_stage(
     evaluate_every: int,
     on_evaluation: OnEvaluation,
     console: Console,
+    writers: Sequence[Writer] = (),
 ) -> None:
     """Take optimizer steps up to `train_iters`. A collective over all ranks.
 
@@ -37,8 +39,9 @@ def train_stage(
 
     Args:
         examples: the same list on every rank, all of positive weight.
-        on_evaluation: called on every rank with (steps done, the student) every `evaluate_every` steps before
-            the last, when their checkpoint is written; 0: never.
+        on_evaluation: called on every rank with (steps done, the student's chunks) every
+            `evaluate_every` steps before the last, when their checkpoint is written; 0: never.
+        writers: get each step's numbers too, on rank 0.
 
     Raises:
         UserError: a step was not finite (see `Trainer.step`).
@@ -48,7 +51,7 @@ def train_stage(
     if done:
         load_checkpoint(folder.checkpoints, done, trainer)
         if _evaluation_is_due(done, train_iters, evaluate_every):
-            on_evaluation(done, trainer.student.module)  # the run may have been killed during it
+            on_evaluation(done, trainer.student.chunks)  # the run may have been killed during it
     if trainer.world.is_lead:
         forget_steps_after(folder.metrics, done)
     title = f"stage {folder.number}: training"
@@ -59,12 +62,14 @@ def train_stage(
             )
             if trainer.world.is_lead:
                 append_metrics(folder.metrics, metrics)
+                for write in writers:
+                    write(scalars(metrics), step)
             bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
             due = _evaluation_is_due(step, train_iters, evaluate_every)
             if due or step % training.save_interval == 0 or step == train_iters:
                 save_checkpoint(folder.checkpoints, step, trainer)
             if due:
-                on_evaluation(step, trainer.student.module)
+                on_evaluation(step, trainer.student.chunks)
 
 
 def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
@@ -80,4 +85,14 @@ def _timed_step(trainer: Trainer, batch: Sequence[Example], stage: int, step: in
     started = time.perf_counter()
     sums, grad_norm, lr = trainer.step(batch)
     step_time = time.perf_counter() - started
-    return step_metrics(batch, sums, stage=stage, step=step, grad_norm=grad_norm, lr=lr, step_time=step_time)
+    return step_metrics(
+        batch,
+        sums,
+        stage=stage,
+        step=step,
+        grad_norm=grad_norm,
+        lr=lr,
+        clip_grad=trainer.training.clip_grad,
+        step_time=step_time,
+        timing_s=trainer.timers.seconds(trainer.student.device),
+    )

@@ -8,25 +8,24 @@ divergence as its loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
-from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from torch import Tensor
 
 from paced_megatron.divergence import DivergenceResult, weighted_divergence
-from paced_megatron.models.gpt import HiddenStatesModel
-from paced_megatron.training.batches import MicroBatch, TokenRows
+from paced_megatron.training.batches import MicroBatch
+from paced_megatron.training.finite import LossNotFinite, problems_not_finite
+from paced_megatron.training.forward import at_positions, run_schedule, stage_output
+from paced_megatron.training.head import current_head, main_grad, with_head
+from paced_megatron.training.student import Student
+from paced_megatron.training.teacher import Teacher
+from paced_megatron.training.timers import PhaseTimers
 
 
 @dataclass(frozen=True)
@@ -58,115 +57,92 @@ class StepSums:
     teacher_entropy: float
 
 
-def distributed_student(model: HiddenStatesModel, groups: ProcessGroupCollection) -> DistributedDataParallel:
-    """Megatron's data-parallel wrapper: it owns the gradient buffers (`param.main_grad`), float32 or
-    wider."""
-    main_dtype = torch.promote_types(model.config.params_dtype, torch.float32)
-    student = DistributedDataParallel(
-        config=model.config,
-        ddp_config=DistributedDataParallelConfig(
-            grad_reduce_in_fp32=main_dtype == torch.float32, overlap_grad_reduce=False
-        ),
-        module=model,
-        pg_collection=groups,
-    )
-    # Megatron's schedule calls this at the end. The sum is already divided, so its own count of tokens is
-    # left out.
-    model.config.finalize_model_grads_func = _finalize
-    return student
-
-
-def _finalize(model: list[Any], num_tokens: Tensor | None, **groups: Any) -> None:
-    finalize_model_grads(model, None, **groups)
-
-
-def hidden_states_at(model: torch.nn.Module, rows: TokenRows, device: torch.device) -> Tensor:
-    """The model's final hidden states [M, H] at the rows' positions."""
-    tokens = rows.tokens.to(device)
-    position_ids = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
-    # No mask is passed: Megatron's causal attention makes its own, and padding stands behind all that counts.
-    hidden = model(tokens, position_ids, None)  # [s, b, H]
-    return hidden.flatten(0, 1).index_select(0, rows.positions.to(device))
-
-
 def accumulate_gradient(
-    student: DistributedDataParallel,
-    teacher: HiddenStatesModel,
-    batch: Sequence[MicroBatch],
+    student: Student,
+    teacher: Teacher,
+    batches: Sequence[Sequence[MicroBatch]],
     objective: Objective,
-    groups: ProcessGroupCollection,
+    timers: PhaseTimers | None = None,
 ) -> StepSums:
-    """Add the gradient of the loss over `batch` to the student's `main_grad` buffers, reduced over all ranks.
+    """Add the gradient of the loss over `batches` to the student's `main_grad` buffers, reduced over all
+    ranks.
 
     Args:
-        student: wrapped by `distributed_student`, its gradient buffers zeroed by the caller.
-        teacher: no gradient is kept for it. It is cut over the same tensor-parallel group as the student.
-        batch: this data-parallel rank's micro-batches, at least one.
-        groups: the student's process groups.
+        student: its gradient buffers zeroed by the caller.
+        teacher: no gradient is kept for it.
+        batches: for every replica of the student its micro-batches, at least one each and the same number,
+            the same on all ranks.
+
+    Raises:
+        LossNotFinite: on all ranks alike.
     """
-    device = next(teacher.parameters()).device
-    with torch.no_grad():
-        teacher_hidden = [hidden_states_at(teacher, micro_batch.teacher, device) for micro_batch in batch]
+    timers = timers or PhaseTimers()
+    groups, device = student.groups, student.device
+    mine = batches[groups.dp.rank()]
+    with timers.phase("teacher"):
+        taught = teacher.hidden_states(batches)
 
     def forward_step(
-        pending: Iterator[tuple[MicroBatch, Tensor]], model: torch.nn.Module
+        pending: Iterator[tuple[MicroBatch, Tensor | None]], model: torch.nn.Module
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
-        micro_batch, hidden_of_teacher = next(pending)
-        hidden_of_student = hidden_states_at(model, micro_batch.student, device)
-        loss = partial(
-            _weighted_loss,
-            student,
-            teacher,
-            micro_batch,
-            hidden_of_teacher,
-            objective=objective,
-            groups=groups,
-        )
-        return hidden_of_student, loss
+        micro_batch, teacher_hidden = next(pending)
+        output = stage_output(model, micro_batch.student, device)
+        loss = partial(_weighted_loss, student, teacher.head, micro_batch, teacher_hidden, objective)
+        return output, timers.timed("loss", loss)
 
-    sums = get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iter(zip(batch, teacher_hidden, strict=True)),
-        model=[student],
-        num_microbatches=len(batch),
-        seq_length=max(micro_batch.student.tokens.shape[1] for micro_batch in batch),
-        micro_batch_size=max(micro_batch.student.tokens.shape[0] for micro_batch in batch),
-        pg_collection=groups,
-    )
-    total = torch.stack(sums).sum(dim=0)
-    dist.all_reduce(total, group=groups.dp)
-    return StepSums(*total.tolist())
+    with timers.passes(), student.finalizing(lambda finalize: timers.timed("communication", finalize)):
+        sums = run_schedule(
+            forward_step,
+            list(zip(mine, taught, strict=True)),
+            student.wrapped,
+            groups,
+            tokens_shape=mine[0].student.shape,
+        )
+    total = sum(sums, torch.zeros(len(fields(StepSums)), dtype=torch.float64, device=device))
+    for group in (groups.dp, groups.pp):  # only the last pipeline stage has any
+        dist.all_reduce(total, group=group)
+    reduced = StepSums(*total.tolist())
+    if not math.isfinite(reduced.loss):
+        raise LossNotFinite(reduced.loss, problems_not_finite(sums, [one.problem_ids for one in mine]))
+    return reduced
 
 
 def _weighted_loss(
-    student: DistributedDataParallel,
-    teacher: HiddenStatesModel,
+    student: Student,
+    teacher_head: Tensor | None,
     micro_batch: MicroBatch,
-    teacher_hidden: Tensor,
-    student_hidden: Tensor,
-    *,
+    teacher_hidden: Tensor | None,
     objective: Objective,
-    groups: ProcessGroupCollection,
+    output: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Megatron's loss function: the loss, its count of tokens (unused, see `_finalize`), and what is to be
+    """Megatron's loss function: the loss, its count of tokens (unused, see student.py), and what is to be
     logged."""
+    assert teacher_head is not None and teacher_hidden is not None
+    if student.sequence_parallel:  # this rank's tokens -> all; each takes its own part of the gradient back
+        output = gather_from_sequence_parallel_region(
+            output, tensor_parallel_output_grad=False, group=student.groups.tp
+        )
+    student_hidden = at_positions(output, micro_batch.student)
     accurate = torch.promote_types(student_hidden.dtype, torch.float32)
+    head = current_head(student.chunks[-1])
     result = weighted_divergence(
         student_hidden,
-        student.module.head,
+        head,
         teacher_hidden,
-        teacher.head,
+        teacher_head,
         micro_batch.coefficients.to(student_hidden.device, accurate),
         divergence=objective.divergence,
         parameter=objective.parameter,
         temperature=objective.temperature,
         vocab_size=objective.vocab_size,
         labels=micro_batch.labels.to(student_hidden.device),
-        group=groups.tp,
+        group=student.groups.tp,
         compute_grad=True,
+        main_grad=main_grad(head),
         workspace_mb=objective.workspace_mb,
     )
-    return result.loss, torch.zeros((), dtype=torch.int, device=student_hidden.device), _sums(result)
+    no_count = torch.zeros((), dtype=torch.int, device=student_hidden.device)
+    return with_head(result.loss, head), no_count, _sums(result)
 
 
 def _sums(result: DivergenceResult) -> Tensor:

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from paced_megatron.config import StageConfig, TrainingConfig
-from paced_megatron.errors import UserError
-from paced_megatron.models.families import ModelShape, model_shape
-from paced_megatron.models.folder import load_weights
-from paced_megatron.models.gpt import HiddenStatesModel, build_model
+from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
+from paced_megatron.models.gpt import parameters_by_name
+from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World
-from paced_megatron.training.batches import micro_batches
+from paced_megatron.training.batches import Batching, micro_batches
 from paced_megatron.training.examples import Example
-from paced_megatron.training.optimizer import make_optimizer, make_schedule
-from paced_megatron.training.step import Objective, StepSums, accumulate_gradient, distributed_student
+from paced_megatron.training.finite import LossNotFinite, parameter_not_finite, stopped
+from paced_megatron.training.optimizer import make_optimizer, make_schedule, optimizer_config
+from paced_megatron.training.sleep import Sleeper, asleep, optimizer_state
+from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
+from paced_megatron.training.student import Student
+from paced_megatron.training.teacher import Teacher
+from paced_megatron.training.teacher_cache import TeacherCache
+from paced_megatron.training.timers import PhaseTimers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def load_model(folder: Path, world: World, training: TrainingConfig) -> tuple[ModelShape, HiddenStatesModel]:
-    """This rank's part of the model in a Hugging Face folder, in the training's dtype."""
-    shape = model_shape(folder)
-    model = build_model(shape, world.groups, DTYPES[training.params_dtype])
-    load_weights(model, shape, folder, world.groups)
-    return shape, model
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,13 @@ class Trainer:
 
     world: World
     training: TrainingConfig
+    batching: Batching
     objective: Objective
-    student: DistributedDataParallel
-    teacher: HiddenStatesModel
+    student: Student
+    teacher: Teacher
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
+    timers: PhaseTimers = field(default_factory=PhaseTimers)
 
     @classmethod
     def from_folders(
@@ -52,30 +50,49 @@ class Trainer:
         world: World,
         stage: StageConfig,
         training: TrainingConfig,
+        parallel: ParallelConfig,
         *,
         student_folder: Path,
         teacher_folder: Path,
+        teacher_offload: bool = False,
+        teacher_cache: TeacherCache | None = None,
     ) -> Trainer:
         """Load both models; optimizer and schedule start afresh, as they do in every stage."""
-        student_shape, model = load_model(student_folder, world, training)
-        teacher_shape, teacher = load_model(teacher_folder, world, training)
-        student = distributed_student(model.train(), world.groups)
-        optimizer = make_optimizer(student, training, world.groups)
+        dtype = DTYPES[training.params_dtype]
+        student = Student.from_folder(student_folder, world.groups, dtype, training, parallel)
+        teacher = Teacher.from_folder(
+            teacher_folder,
+            world.teacher or place_teacher(world.groups),
+            dtype,
+            student=student.shape,
+            offload=teacher_offload,
+            cache=teacher_cache,
+        )
+        optimizer = make_optimizer(student, optimizer_config(training, parallel, dtype))
         return cls(
             world=world,
             training=training,
+            batching=Batching.of(training, parallel),
             objective=Objective(
                 divergence=stage.divergence,
                 parameter=stage.divergence_parameter,
-                vocab_size=min(student_shape.vocab_size, teacher_shape.vocab_size),
+                vocab_size=min(student.shape.vocab_size, teacher.shape.vocab_size),
                 temperature=training.temperature,
                 workspace_mb=training.loss_workspace_mb,
             ),
             student=student,
-            teacher=teacher.requires_grad_(False).eval(),
+            teacher=teacher,
             optimizer=optimizer,
             schedule=make_schedule(optimizer, training, stage.train_iters),
         )
+
+    def asleep(self) -> AbstractContextManager[None]:
+        """While it is entered, the device's memory is for something else (a rollout): the teacher, its head
+        and the optimizer's state are on the host, where `teacher.offload` is on; elsewhere nothing moves."""
+        if not self.teacher.offload:
+            return nullcontext()
+        state = Sleeper("optimizer", lambda: optimizer_state(self.optimizer, self.student.chunks))
+        return asleep(*self.teacher.sleepers, state)
 
     def step(self, batch: Sequence[Example]) -> tuple[StepSums, float, float]:
         """One optimizer step on a global batch: (sums over the batch, gradient norm before clipping, learning
@@ -85,25 +102,19 @@ class Trainer:
             UserError: the loss or the gradient's norm is not a finite number; no checkpoint must be written
                 after it.
         """
-        groups = self.world.groups
-        self.student.zero_grad_buffer()
+        self.student.zero_grad()
         self.optimizer.zero_grad()
-        mine = micro_batches(
-            batch,
-            normalization=self.training.normalization,
-            global_batch_size=self.training.global_batch_size,
-            micro_batch_size=self.training.micro_batch_size,
-            data_parallel_rank=groups.dp.rank(),
-            data_parallel_size=groups.dp.size(),
-        )
-        sums = accumulate_gradient(self.student, self.teacher, mine, self.objective, groups)
+        batches = micro_batches(batch, self.batching)
+        problems, step = [example.problem_id for example in batch], self.schedule.num_steps + 1
+        try:
+            sums = accumulate_gradient(self.student, self.teacher, batches, self.objective, self.timers)
+        except LossNotFinite as error:
+            raise stopped(step, f"loss {error.value}", error.problem_ids, problems) from None
         lr = self.optimizer.param_groups[0]["lr"]
-        _, grad_norm, _ = self.optimizer.step()
+        with self.timers.phase("optimizer"):
+            _, grad_norm, _ = self.optimizer.step()
         self.schedule.step(increment=1)
-        if not (math.isfinite(sums.loss) and math.isfinite(grad_norm)):
-            problems = ", ".join(example.problem_id for example in batch)
-            raise UserError(
-                f"loss {sums.loss}, gradient norm {float(grad_norm)}: not finite, so training stops; "
-                f"the checkpoint before it is kept; try a lower training.lr; this step's problems: {problems}"
-            )
+        if not math.isfinite(grad_norm):  # the weights are spoiled, and are never written
+            found = parameter_not_finite([*parameters_by_name(self.student.chunks).items()])
+            raise stopped(step, f"gradient norm {float(grad_norm)}", found, problems)
         return sums, float(grad_norm), lr

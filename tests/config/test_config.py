@@ -99,7 +99,8 @@ MISTAKES = {
         "path: ../teacher",
         "path: ../teacher\n  qqq: 1",
         8,
-        "unknown key teacher.qqq; the keys of teacher are path",
+        "unknown key teacher.qqq; the keys of teacher are path, "
+        "tensor_model_parallel_size, pipeline_model_parallel_size, offload, cache",
     ),
     "unknown key in a list": (
         "- train_iters: 10",

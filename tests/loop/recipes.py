@@ -83,6 +83,11 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def without_times(step: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl but for what the clock says."""
+    return {key: step[key] for key in step if key not in ("step_time", "timing_s", "tokens_per_s")}
+
+
 def keys(path: Path) -> Sequence[tuple[str, int]]:
     return [(record["problem_id"], record["index"]) for record in records(path)]
 

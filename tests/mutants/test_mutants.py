@@ -25,6 +25,9 @@ CONFORMS = f"{FUSED}::test_value_by_products_and_gradients_equal_the_reference"
 OTHER_GROUPS = (
     f"{FUSED}::test_a_group_of_ranks_1_and_3_is_right_while_ranks_0_and_2_run_another_batch[forward_kl]"
 )
+PARITY = (
+    "tests/parallel/test_layouts.py::test_the_gradient_of_every_parameter_is_that_of_transformers_in_float64"
+)
 LOGITS = "tests/models/test_logits.py::test_logits_on_one_process_are_those_of_transformers"
 
 
@@ -51,8 +54,8 @@ MUTANTS = [
     Mutant(
         "the student's hidden states are off by one",
         "paced_megatron/training/step.py",
-        "hidden_states_at(model, micro_batch.student, device)",
-        "hidden_states_at(model, micro_batch.student, device).roll(1, 0)",
+        "at_positions(output, micro_batch.student)",
+        "at_positions(output, micro_batch.student).roll(1, 0)",
         f"{GRADIENT}[1.0-forward_kl]",
     ),
     Mutant(
@@ -95,10 +98,32 @@ MUTANTS = [
     Mutant(
         "the loss is divided by the micro-batch's own size",
         "paced_megatron/training/batches.py",
-        "return [_collate(cut) for cut in cuts] or [_collate([])]",
-        "return [_collate([(e, c / len(cut)) for e, c in cut]) for cut in cuts] or [_collate([])]",
+        "_collate(cut, batching, shape) for cut in cuts",
+        "_collate([(e, c / len(cut)) for e, c in cut], batching, shape) for cut in cuts",
         "tests/parallel/test_gradient.py"
         "::test_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient",
+    ),
+    Mutant(
+        "tied embeddings on two pipeline stages have a gradient each",
+        "paced_megatron/training/student.py",
+        "finalize_model_grads(model, None, **groups)",
+        "[chunk.finish_grad_sync() for chunk in model]",
+        f"{PARITY}[PP-2-tied]",
+    ),
+    Mutant(
+        "the gradient of gathered tokens is summed over ranks that have it whole",
+        "paced_megatron/training/step.py",
+        "tensor_parallel_output_grad=False",
+        "tensor_parallel_output_grad=True",
+        f"{PARITY}[TP-2-SP-packed]",
+    ),
+    Mutant(
+        "nobody waits for the head to be gathered",
+        "paced_megatron/training/head.py",
+        "hook(chunk.output_layer, ())",
+        "pass",
+        "tests/parallel/test_layouts.py"
+        "::test_ten_plain_gradient_steps_end_at_the_weights_and_the_gradient_of_one_process[DP-2-overlapped]",
     ),
     Mutant(
         "the hidden gradient is multiplied by the number of ranks",
@@ -210,6 +235,22 @@ MUTANTS = [
         '{"mlp.gate_proj.weight": "ffn hidden", "mlp.up_proj.weight": "ffn hidden"}',
         '{"mlp.up_proj.weight": "ffn hidden", "mlp.gate_proj.weight": "ffn hidden"}',
         f"{LOGITS}[False-llama]",
+    ),
+    Mutant(
+        "the teacher's hidden states are handed over in another order",
+        "paced_megatron/training/teacher_handover.py",
+        "made[parcel.index].contiguous()",
+        "made[parcel.index].flip(0).contiguous()",
+        "tests/parallel/test_teacher_layouts.py"
+        "::test_the_gradient_of_every_parameter_is_that_of_transformers_in_float64"
+        "[tied-teacher-PP-2-student-TP-2-DP-2]",
+    ),
+    Mutant(
+        "numbers from the teacher's cache are not checked",
+        "paced_megatron/training/teacher_cache.py",
+        "return states if metadata == expected else None",
+        "return states",
+        "tests/training/test_teacher_cache.py::test_another_texts_file_under_its_name_is_noticed",
     ),
     Mutant(
         "query heads are dealt to the KV groups in turn",

@@ -84,13 +84,13 @@ def reference_step(
     return float(loss.detach()), gradient, float(torch.cat(divergences).mean())
 
 
-def scale_head(folder: Path, factor: float) -> None:
-    """Multiply the head by `factor`, in float64: the smaller the logits of both models, the smaller their
-    divergence."""
+def scale_logits(folder: Path, factor: float) -> None:
+    """Multiply the last norm's weight by `factor`, in float64: the smaller the logits of both models, the
+    smaller their divergence."""
     from safetensors.torch import load_file, save_file
 
     file = folder / "model.safetensors"
     tensors = load_file(file)
     tensors = {name: tensor.double() for name, tensor in tensors.items()}
-    tensors["lm_head.weight"] *= factor
+    tensors["model.norm.weight"] *= factor
     save_file(tensors, file, metadata={"format": "pt"})

@@ -1,80 +1,146 @@
-"""What the ranks of a step test do: build teacher and student on Megatron-Core, and take the gradient of one
-batch."""
+"""What the ranks of a step test do: build teacher and student on Megatron-Core at a layout, take the gradient
+of one batch, and steps, with the package's own step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
 
-from paced_megatron.models.families import model_shape
-from paced_megatron.models.folder import hugging_face_tensors, load_weights
-from paced_megatron.models.gpt import build_model
+from paced_megatron.config import ParallelConfig, TrainingConfig
+from paced_megatron.models.folder import hugging_face_tensors
+from paced_megatron.models.gpt import parameters_by_name
 from paced_megatron.runtime.cpu import megatron_on_cpu
+from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import parallel_groups
-from paced_megatron.training.batches import micro_batches
+from paced_megatron.training.batches import Batching, micro_batches
 from paced_megatron.training.examples import Example
-from paced_megatron.training.step import Objective, accumulate_gradient, distributed_student
+from paced_megatron.training.optimizer import make_optimizer, optimizer_config
+from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
+from paced_megatron.training.student import Student
+from paced_megatron.training.teacher import Teacher
 
-
-def load_model(folder: Path, groups, dtype: torch.dtype):
-    shape = model_shape(folder)
-    model = build_model(shape, groups, dtype)
-    load_weights(model, shape, folder, groups)
-    return shape, model
+PLAIN = 1e4  # Adam's epsilon, for plain gradient steps
 
 
 @dataclass(frozen=True)
 class Case:
-    """A batch's layout and objective; `global_batch_size` is more than the tests' texts are."""
+    """A layout, an objective, and how a batch is cut.
 
-    tensor_model_parallel_size: int
-    divergence: str
-    micro_batch_size: int
-    normalization: str = "problems"
-    global_batch_size: int = 8
-    temperature: float = 1.0
-    dtype: torch.dtype = torch.float64
+    Attributes:
+        parallel, training: the configuration's own keys.
+        teacher: keyword arguments of `place_teacher`.
+        plain_steps: plain gradient steps with learning rate `training.lr` that are taken before the gradient.
+    """
+
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    training: TrainingConfig = field(
+        # global_batch_size is more than the tests' texts are: the denominator is the configured number
+        default_factory=lambda: TrainingConfig(micro_batch_size=2, global_batch_size=8, lr=1.0)
+    )
+    divergence: str = "forward_kl"
     parameter: float | None = None
+    dtype: torch.dtype = torch.float64
+    teacher: dict[str, int] = field(default_factory=dict)
+    plain_steps: int = 0
 
 
-def step_gradient(
+@dataclass(frozen=True)
+class Found:
+    """The step's sums on this rank; on the first rank gradients and weights by Hugging Face name."""
+
+    sums: StepSums
+    gradient: dict[str, Tensor] | None
+    weights: dict[str, Tensor] | None
+
+
+def step_gradients(
     rank: int,
     world_size: int,
-    student_folder: Path,
-    teacher_folder: Path,
-    examples: list[Example],
-    case: Case,
-):
-    """(the step's sums, gradient by Hugging Face name; None on all ranks but the first)."""
-    torch.set_default_dtype(case.dtype)
+    works: Sequence[tuple[Path, Path, Sequence[Example], Case]],
+) -> list[Found]:
+    """Each work, (student's folder, teacher's folder, examples, case), in turn."""
     with megatron_on_cpu():
-        groups = parallel_groups(case.tensor_model_parallel_size, seed=1)
-        student_shape, model = load_model(student_folder, groups, case.dtype)
-        teacher_shape, teacher = load_model(teacher_folder, groups, case.dtype)
-        student = distributed_student(model, groups)
-        student.zero_grad_buffer()
-        sums = accumulate_gradient(
-            student,
-            teacher.requires_grad_(False),
-            micro_batches(
-                examples,
-                normalization=case.normalization,
-                global_batch_size=case.global_batch_size,
-                micro_batch_size=case.micro_batch_size,
-                data_parallel_rank=groups.dp.rank(),
-                data_parallel_size=groups.dp.size(),
-            ),
-            Objective(
-                divergence=case.divergence,
-                parameter=case.parameter,
-                vocab_size=min(student_shape.vocab_size, teacher_shape.vocab_size),
-                temperature=case.temperature,
-                workspace_mb=0.02,  # a few tokens a chunk, so that there are several
-            ),
-            groups,
+        return [_one(rank, *work) for work in works]
+
+
+def _one(
+    rank: int, student_folder: Path, teacher_folder: Path, examples: Sequence[Example], case: Case
+) -> Found:
+    torch.set_default_dtype(case.dtype)
+    parallel = case.parallel
+    groups = parallel_groups(
+        parallel.tensor_model_parallel_size,
+        1,
+        parallel.pipeline_model_parallel_size,
+        parallel.virtual_pipeline_model_parallel_size,
+    )
+    student = Student.from_folder(student_folder, groups, case.dtype, case.training, parallel)
+    teacher = Teacher.from_folder(
+        teacher_folder, place_teacher(groups, **case.teacher), case.dtype, student=student.shape
+    )
+    objective = Objective(
+        divergence=case.divergence,
+        parameter=case.parameter,
+        vocab_size=min(student.shape.vocab_size, teacher.shape.vocab_size),
+        temperature=case.training.temperature,
+        workspace_mb=0.02,  # a few tokens a chunk, so that there are several
+    )
+    batching = dataclasses.replace(Batching.of(case.training, parallel), data_parallel_size=groups.dp.size())
+    batches = micro_batches(examples, batching)
+
+    def accumulate() -> StepSums:
+        student.zero_grad()
+        return accumulate_gradient(student, teacher, batches, objective)
+
+    if case.plain_steps:
+        # Megatron's distributed optimizer knows Adam alone. With an epsilon that everything else is small
+        # beside, and no memory, its step is lr * gradient.
+        config = dataclasses.replace(
+            optimizer_config(case.training, parallel, case.dtype),
+            lr=case.training.lr * PLAIN,
+            adam_eps=PLAIN,
+            adam_beta1=0.0,
+            weight_decay=0.0,
+            clip_grad=0.0,
         )
-        gradients = {name: parameter.main_grad for name, parameter in model.named_parameters()}
-        whole = dict(hugging_face_tensors(gradients, student_shape, groups))
-    return sums, whole if rank == 0 else None
+        optimizer = make_optimizer(student, config)
+        for _ in range(case.plain_steps):
+            accumulate()
+            optimizer.step()
+            optimizer.zero_grad()  # it has made main_grad the parameters' grad
+    sums = accumulate()
+    student.settle()
+    found = Found(sums, _whole(student, _gradients(student), rank), _whole(student, _weights(student), rank))
+    parallel_state.destroy_model_parallel()
+    return found
+
+
+def _whole(student: Student, tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor] | None:
+    if student.groups.dp.rank():
+        return None
+    whole = {
+        name: tensor.clone() for name, tensor in hugging_face_tensors(tensors, student.shape, student.groups)
+    }
+    return whole if rank == 0 else None
+
+
+def _weights(student: Student) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in parameters_by_name(student.chunks).items()}
+
+
+def _gradients(student: Student) -> dict[str, Tensor]:
+    """Of each parameter its `main_grad`; the distributed optimizer's ranks have a part of the sum each."""
+    for chunk in student.wrapped:
+        for bucket in (bucket for buffer in chunk.buffers for bucket in buffer.buckets):
+            if chunk.ddp_config.use_distributed_optimizer:
+                dp = student.groups.dp
+                mine = bucket.grad_data.view(dp.size(), -1)[dp.rank()].clone()
+                dist.all_gather_into_tensor(bucket.grad_data, mine, group=dp)
+    return {name: parameter.main_grad for name, parameter in parameters_by_name(student.chunks).items()}

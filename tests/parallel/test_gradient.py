@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from paced_megatron.config import ParallelConfig, TrainingConfig
 from paced_megatron.training.examples import Example
-from parallel.reference_step import reference_step, scale_head
-from parallel.step_ranks import Case, step_gradient
+from parallel.reference_step import reference_step, scale_logits
+from parallel.step_ranks import Case, step_gradients
 from tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.parallel
@@ -46,8 +47,8 @@ def folders(tmp_path_factory):
     """Called with a target KL, gives a student and a teacher folder whose mean divergence on the texts is
     that KL.
 
-    The teacher has another width, depth and number of heads. Both heads are scaled by one factor until the KL
-    is met.
+    The teacher has another width, depth and number of heads. Both models' logits are scaled by one
+    factor until the KL is met.
     """
 
     @cache
@@ -68,7 +69,7 @@ def folders(tmp_path_factory):
         for _ in range(6 if target else 0):
             kl = reference_step(student, teacher, _texts(), divergence="forward_kl", denominator=1)[2]
             for folder in (student, teacher):  # KL grows with the square of the logits' size
-                scale_head(folder, (target / kl) ** 0.5)
+                scale_logits(folder, (target / kl) ** 0.5)
         return student, teacher
 
     return at_kl
@@ -95,22 +96,27 @@ def test_gradient_at_tp1_and_tp2_is_that_of_transformers_in_float64(pool, folder
     )
     gradients = {}
     for tp in (1, 2):
-        case = Case(tensor_model_parallel_size=tp, divergence=divergence, micro_batch_size=2)
-        (sums, gradients[tp]), *others = pool.run(step_gradient, tp, student, teacher, _examples(texts), case)
+        case = Case(ParallelConfig(tensor_model_parallel_size=tp), divergence=divergence)
+        work = (student, teacher, _examples(texts), case)
+        (first, *others) = (found[0] for found in pool.run(step_gradients, tp, [work]))
+        sums, gradients[tp] = first.sums, first.gradient
         assert sums.loss == pytest.approx(loss, rel=1e-9)
         assert sums.tokens == sum(len(response) for _, response, _ in texts)
         assert sums.divergence / sums.tokens == pytest.approx(mean_divergence, rel=1e-9)
-        assert all(other == (sums, None) for other in others)
+        assert all(other.sums == sums and other.gradient is None for other in others)
         assert relative_error(gradients[tp], truth) <= 1e-9
     assert relative_error(gradients[2], gradients[1]) <= 1e-9
     assert relative_error(gradients[1], stock) <= 1e-4
 
 
-def _gradient(pool, folders: tuple[Path, Path], texts, world_size: int = 1, **settings):
-    case = Case(
-        **{"tensor_model_parallel_size": 1, "divergence": "forward_kl", "micro_batch_size": 2} | settings
-    )
-    return pool.run(step_gradient, world_size, *folders, _examples(texts), case)[0]
+def _gradient(
+    pool, folders: tuple[Path, Path], texts, world_size: int = 1, *, tp: int = 1, training=None, **case
+):
+    parallel = ParallelConfig(tensor_model_parallel_size=tp)
+    training = TrainingConfig(**{"micro_batch_size": 2, "global_batch_size": BATCH_SIZE} | (training or {}))
+    work = (*folders, _examples(texts), Case(parallel, training, **case))
+    first = pool.run(step_gradients, world_size, [work])[0][0]
+    return first.sums, first.gradient
 
 
 def test_a_student_that_is_its_teacher_has_no_loss_and_no_gradient(pool, folders):
@@ -126,7 +132,7 @@ def test_a_student_that_is_its_teacher_has_no_loss_and_no_gradient(pool, folders
                 (student, student),
                 _texts(),
                 tp,
-                tensor_model_parallel_size=tp,
+                tp=tp,
                 divergence=divergence,
                 dtype=torch.float32,
             )
@@ -136,8 +142,13 @@ def test_a_student_that_is_its_teacher_has_no_loss_and_no_gradient(pool, folders
 
 def test_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient(pool, folders):
     models = folders(None)
-    loss, truth = _gradient(pool, models, _texts(), micro_batch_size=5)
-    for settings in ({"micro_batch_size": 1}, {"micro_batch_size": 3}, {"world_size": 2}, {"world_size": 4}):
+    loss, truth = _gradient(pool, models, _texts(), training={"micro_batch_size": 5})
+    for settings in (
+        {"training": {"micro_batch_size": 1}},
+        {"training": {"micro_batch_size": 3}},
+        {"world_size": 2},
+        {"world_size": 4},
+    ):
         sums, gradient = _gradient(pool, models, _texts(), **settings)
         assert sums.loss == pytest.approx(loss.loss, rel=1e-12)
         assert sums.tokens == loss.tokens
@@ -164,7 +175,7 @@ def test_the_mean_over_tokens_divides_by_the_tokens_of_all_texts_also_those_of_w
     loss, truth, _ = reference_step(
         *models, texts, divergence="forward_kl", denominator=tokens, per_token_mean=False
     )
-    sums, gradient = _gradient(pool, models, texts, normalization="tokens")
+    sums, gradient = _gradient(pool, models, texts, training={"normalization": "tokens"})
     assert sums.loss == pytest.approx(loss, rel=1e-9)
     assert relative_error(gradient, truth) <= 1e-9
 
@@ -179,9 +190,9 @@ def test_the_temperature_and_a_tied_head_reach_the_gradient_at_tp2(pool, folders
         models,
         texts,
         world_size=2,
-        tensor_model_parallel_size=2,
+        tp=2,
         divergence="reverse_kl",
-        temperature=1.7,
+        training={"temperature": 1.7},
     )
     assert relative_error(gradient, truth) <= 1e-9
 
@@ -189,8 +200,6 @@ def test_the_temperature_and_a_tied_head_reach_the_gradient_at_tp2(pool, folders
 def test_a_divergence_with_a_parameter_gives_its_gradient_through_the_whole_step_at_tp2(pool, folders):
     models, texts = folders(None), _texts()
     loss, truth, _ = reference_step(*models, texts, divergence="jsd", parameter=0.1, denominator=BATCH_SIZE)
-    sums, gradient = _gradient(
-        pool, models, texts, world_size=2, tensor_model_parallel_size=2, divergence="jsd", parameter=0.1
-    )
+    sums, gradient = _gradient(pool, models, texts, world_size=2, tp=2, divergence="jsd", parameter=0.1)
     assert sums.loss == pytest.approx(loss, rel=1e-9)
     assert relative_error(gradient, truth) <= 1e-9

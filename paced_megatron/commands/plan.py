@@ -1,0 +1,82 @@
+"""`paced plan`: what a run will take on each rank, before anything is queued."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paced_megatron.commands.options import add_overrides
+from paced_megatron.config_io import load_config
+from paced_megatron.errors import UserError
+from paced_megatron.exit_codes import DONE, FAILED
+
+_DESCRIPTION = """\
+Bytes on each rank, part by part, and the matrix products of a step, for the layout of a configuration. Of the
+models only config.json is read; nothing is loaded, started or written. What does not fit is red, and a
+layout that would is named.
+"""
+_EPILOG = (
+    "Exit codes: 0 it fits, or there is nothing to compare with; 1 it does not fit; 2 a mistake in the input."
+)
+
+
+def add(verbs: Any) -> None:
+    """The verb, for argparse."""
+    plan = verbs.add_parser(
+        "plan",
+        help="memory on each rank and work of a step, from config.json alone; exit code 1: does not fit",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+    )
+    plan.add_argument("config", type=Path, help="the run's YAML file (docs/configuration.md has every key)")
+    add_overrides(plan)
+    plan.add_argument(
+        "--memory-gb",
+        type=float,
+        metavar="GB",
+        help="memory of one GPU in units of 2^30 bytes (default: that of the GPU here, if there is one)",
+    )
+    plan.add_argument(
+        "--prompt-tokens", type=int, default=512, metavar="N", help="of the longest prompt (default: 512)"
+    )
+    plan.add_argument(
+        "--response-tokens",
+        type=int,
+        metavar="N",
+        help="of the longest response (default: rollout.max_new_tokens)",
+    )
+    plan.add_argument("--json", action="store_true", help="the same as JSON, in bytes and operations")
+    plan.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Print the plan; returns the exit code. Raises UserError."""
+    config = load_config(options.config, options.overrides)
+    # Imported late: `--help` and a wrong key needn't wait for torch.
+    import torch
+
+    from paced_megatron.plan.from_config import Texts, planned_work
+    from paced_megatron.plan.plan import make_plan
+    from paced_megatron.plan.table import print_plan
+
+    response_tokens = options.response_tokens or config.rollout.max_new_tokens
+    for name, value in (
+        ("--prompt-tokens", options.prompt_tokens),
+        ("--response-tokens", response_tokens),
+        ("--memory-gb", options.memory_gb),
+    ):
+        if value is not None and value <= 0:
+            raise UserError(f"{name} {value:g}: must be above 0")
+    limit = None if options.memory_gb is None else options.memory_gb * 2**30
+    if limit is None and torch.cuda.is_available():
+        limit = float(torch.cuda.get_device_properties(0).total_memory)
+    on_cpu = limit is None
+    work = planned_work(config, Texts(options.prompt_tokens, response_tokens), "cpu" if on_cpu else "cuda")
+    plan = make_plan(work, limit)
+    if options.json:
+        print(plan.as_json())
+    else:
+        print_plan(plan)
+    return DONE if plan.fits is not False else FAILED

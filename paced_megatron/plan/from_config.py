@@ -1,0 +1,78 @@
+"""From a run's configuration to what is planned. Of the models only config.json is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paced_megatron.config import Config
+from paced_megatron.divergence import DIVERGENCES
+from paced_megatron.inputs import check_layouts
+from paced_megatron.models.families import ModelShape, model_shape
+from paced_megatron.models.hub import config_folder
+from paced_megatron.plan.rollouts import Rollouts
+from paced_megatron.plan.work import Layout, Work
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How long the texts are taken to be: the longest decide what memory a step takes."""
+
+    prompt_tokens: int
+    response_tokens: int
+
+
+def planned_work(config: Config, texts: Texts, device: str) -> Work:
+    """The most demanding step of the run.
+
+    Raises:
+        UserError: a model that is not supported, or a layout that can't cut it.
+    """
+    student, teacher = _shape(config.student.path), _shape(config.teacher.path)
+    check_layouts(config, student, teacher, config.student.path, config.teacher.path)
+    layout = planned_layout(config)
+    new_tokens = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
+    rollouts = Rollouts(
+        batch_size=config.rollout.batch_size,
+        text_tokens=texts.prompt_tokens + new_tokens,
+        element=4 if device == "cpu" else 2,
+        during_training=config.evaluation.every > 0,
+    )
+    return Work(
+        student=student,
+        teacher=teacher,
+        layout=layout,
+        params_dtype=config.training.params_dtype,
+        micro_batch_size=config.training.micro_batch_size,
+        global_batch_size=config.training.global_batch_size,
+        prompt_tokens=texts.prompt_tokens,
+        response_tokens=texts.response_tokens,
+        pack_length=config.training.pack_length,
+        teacher_offload=config.teacher.offload,
+        loss_workspace_mb=config.training.loss_workspace_mb,
+        buffers=max(DIVERGENCES[stage.divergence].buffers for stage in config.stages),
+        device=device,
+        rollouts=rollouts if config.rollout.engine == "embedded" else None,
+    )
+
+
+def _shape(path: Path) -> ModelShape:
+    return model_shape(config_folder(path))
+
+
+def planned_layout(config: Config) -> Layout:
+    """The configuration's layout."""
+    parallel, teacher = config.parallel, config.teacher
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    return Layout(
+        tensor_model_parallel_size=tp,
+        pipeline_model_parallel_size=pp,
+        data_parallel_size=parallel.data_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        recompute_granularity=config.training.recompute_granularity,
+        recompute_num_layers=config.training.recompute_num_layers,
+        teacher_tensor_model_parallel_size=teacher.tensor_model_parallel_size or tp,
+        teacher_pipeline_model_parallel_size=teacher.pipeline_model_parallel_size or pp,
+    )

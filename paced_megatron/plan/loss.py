@@ -1,0 +1,41 @@
+"""What the fused divergence takes on a rank that holds the student's head."""
+
+from __future__ import annotations
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from paced_megatron.divergence.workspace import Workspace
+from paced_megatron.plan.work import Work
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _head_rows(work: Work) -> int:
+    tp = work.layout.tensor_model_parallel_size
+    return work.student.padded_vocab_size(tp) // tp
+
+
+def loss_bytes(work: Work) -> float:
+    """While the loss is computed: a chunk of logits in the workspace that the divergence itself would choose
+    (divergence/workspace.py), and the gradients of head and hidden states as they grow."""
+    rows, dtype = _head_rows(work), _DTYPES[work.params_dtype]
+    accurate = torch.promote_types(dtype, torch.float32)
+    with FakeTensorMode():  # sizes without memory, and a device's name without the device
+        student_head, teacher_head = (
+            torch.empty(rows, shape.hidden_size, dtype=dtype, device=work.device)
+            for shape in (work.student, work.teacher)
+        )
+        workspace = Workspace.of(work.loss_workspace_mb, student_head, teacher_head, accurate, work.buffers)
+    chunk = min(workspace.chunk_tokens(work.loss_tokens), work.loss_tokens)
+    block = min(workspace.block_tokens, chunk)
+    row = rows * work.accurate
+    logits = 2 * chunk * row + (work.buffers - 2) * block * row
+    hidden_of_chunk = chunk * (2 * work.student.hidden_size + work.teacher.hidden_size) * work.accurate
+    widened = 0
+    if dtype != accurate:
+        wider = max(work.student.hidden_size, work.teacher.hidden_size)
+        widened = min(workspace.head_rows, rows) * wider * work.accurate
+    growing = work.loss_tokens * work.student.hidden_size * work.accurate
+    head = rows * work.student.hidden_size * work.accurate
+    return head + growing + logits + hidden_of_chunk + widened + work.loss_tokens * 12 * work.accurate

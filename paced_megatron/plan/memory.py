@@ -1,0 +1,116 @@
+"""Bytes on a rank of each pipeline stage, part by part, and the turn of a step in which most are in use.
+
+A step takes turns: the teacher's forward passes, the student's passes with the loss, the optimizer. What
+stays over all of them is counted once; of the turns the largest counts. Gigabytes are 2**30 bytes throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from paced_megatron.plan.activations import backward_workspace, forward_workspace, student_activations
+from paced_megatron.plan.loss import loss_bytes
+from paced_megatron.plan.parameters import Parameters, parameters_on_rank
+from paced_megatron.plan.rollouts import engine_parts
+from paced_megatron.plan.teacher import teacher_at_stage
+from paced_megatron.plan.work import Work
+
+ROLLOUTS = "rollouts"
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What a rank of one pipeline stage holds, in bytes.
+
+    Attributes:
+        stage: from 0.
+        lasting: part -> bytes, from a training's first step to its last.
+        turns: turn -> (part -> bytes): what comes and goes.
+    """
+
+    stage: int
+    lasting: Mapping[str, float]
+    turns: Mapping[str, Mapping[str, float]]
+
+    def in_turn(self, turn: str) -> float:
+        """Bytes in use in a turn. Attempts and responses are sampled before training is set up."""
+        lasting = 0.0 if turn == ROLLOUTS else sum(self.lasting.values())
+        return lasting + sum(self.turns[turn].values())
+
+    @property
+    def largest_turn(self) -> str:
+        """The name of the turn with the most bytes."""
+        return max(self.turns, key=self.in_turn)
+
+    @property
+    def peak(self) -> float:
+        """Bytes in use in the largest turn."""
+        return self.in_turn(self.largest_turn)
+
+
+def memory_by_stage(work: Work) -> list[StageMemory]:
+    """An entry for each of the student's pipeline stages, of the rank of it that holds most."""
+    return [_stage(work, stage) for stage in range(work.layout.pipeline_model_parallel_size)]
+
+
+def _stage(work: Work, stage: int) -> StageMemory:
+    layout = work.layout
+    tp, pp = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size
+    own = parameters_on_rank(work.student, tp, pp, stage)
+    holds_head = stage == pp - 1
+    teacher = teacher_at_stage(work, stage)
+    weights = {"teacher's weights": teacher.weights}
+    lasting = _student_lasting(work, own)
+    if teacher.head_again:
+        lasting["teacher's head again"] = teacher.head_again
+    if not work.teacher_offload:
+        lasting |= weights
+    handed_over = {"hidden states of the teacher": teacher.handed_over} if holds_head else {}
+    # The head's gradient is in main_grad, and gone, before the first layer goes back.
+    working = max(loss_bytes(work) if holds_head else 0.0, backward_workspace(work, own.largest))
+    in_forward = forward_workspace(work.teacher, work, layout.teacher_tensor_model_parallel_size)
+    turns: dict[str, dict[str, float]] = {
+        "teacher": {
+            **(weights if work.teacher_offload else {}),
+            "hidden states of the teacher": teacher.made or teacher.handed_over,
+            # What is made elsewhere is handed over when the forward passes are done.
+            "teacher's activations": max(in_forward, teacher.handed_over if teacher.made else 0.0),
+        },
+        "student": {
+            **handed_over,
+            "activations": student_activations(work, stage),
+            "loss, or one layer's backward": working,
+        },
+        "optimizer": {**handed_over, "AdamW's workspace": _optimizer_workspace(work, own)},
+    }
+    if work.rollouts is not None and stage == 0:
+        larger = max(
+            (engine_parts(work.rollouts, shape) for shape in (work.student, work.teacher)),
+            key=lambda parts: sum(parts.values()),
+        )
+        turns[ROLLOUTS] = larger
+        if work.rollouts.during_training:
+            turns["evaluation between steps"] = engine_parts(work.rollouts, work.student)
+    return StageMemory(stage, lasting, turns)
+
+
+def _student_lasting(work: Work, own: Parameters) -> dict[str, float]:
+    """Weights, gradients and optimizer. The distributed optimizer gives each data-parallel rank a part of the
+    main weights and of AdamW's two moments (ZeRO-1, arXiv 1910.02054); the gradient buffers stay whole."""
+    shares = work.layout.data_parallel_size if work.layout.use_distributed_optimizer else 1
+    return {
+        "weights": own.total * work.element,
+        "gradients": own.total * work.accurate,
+        "main weights": own.total * work.accurate / shares if work.element < work.accurate else 0.0,
+        "optimizer state": 2 * own.total * work.accurate / shares,
+    }
+
+
+def _optimizer_workspace(work: Work, own: Parameters) -> float:
+    """On a GPU torch's AdamW makes the root of the second moments of all parameters at once (`foreach`); on a
+    CPU it goes parameter by parameter, with the root and the root over its correction."""
+    shares = work.layout.data_parallel_size if work.layout.use_distributed_optimizer else 1
+    of_rank = own.total / shares
+    elements = of_rank if work.device == "cuda" else 2 * min(own.largest, of_rank)
+    return elements * work.accurate

@@ -1,0 +1,68 @@
+"""What a rank holds of the teacher, whose layout may differ from the student's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paced_megatron.plan.parameters import parameters_on_rank
+from paced_megatron.plan.work import Work
+from paced_megatron.runtime import layout as runtime
+from paced_megatron.training.teacher_head import HeadCut
+
+
+@dataclass(frozen=True)
+class TeacherOnRank:
+    """Bytes.
+
+    Attributes:
+        weights: of the rank's part of the model.
+        head_again: of the head's rows, cut at the student's boundaries, where the model's own don't serve.
+        made: of the hidden states that this rank's forward passes end with, where they are handed on.
+        handed_over: of those that it needs beside the student's head, for all the step's micro-batches.
+    """
+
+    weights: float
+    head_again: float
+    made: float
+    handed_over: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.head_again + self.made + self.handed_over
+
+
+def teacher_at_stage(work: Work, stage: int) -> TeacherOnRank:
+    """Of the ranks of a pipeline stage of the student the one that holds most of the teacher."""
+    layout = work.layout
+    of_stage = layout.world_size // layout.pipeline_model_parallel_size
+    ranks = range(stage * of_stage, (stage + 1) * of_stage)
+    return max((_on_rank(work, rank) for rank in ranks), key=lambda found: found.total)
+
+
+def _on_rank(work: Work, rank: int) -> TeacherOnRank:
+    students, teachers = _layouts(work)
+    cut = HeadCut(work.teacher, work.student, teachers, students, rank)
+    stage = rank // (teachers.tp * teachers.dp)
+    parameters = parameters_on_rank(work.teacher, teachers.tp, teachers.pp, stage)
+    kept = parameters.total - (parameters.head if cut.drops_own else 0)
+    micro_batch = work.loss_tokens * work.teacher.hidden_size * work.element
+    share = -(-work.micro_batches * students.dp // teachers.dp)
+    hands_on = teachers.is_last_stage(rank) and teachers != students
+    return TeacherOnRank(
+        weights=float(kept * work.element),
+        head_again=float(cut.second_rows * work.teacher.hidden_size * work.element),
+        made=float(share * micro_batch if hands_on else 0),
+        handed_over=float(work.micro_batches * micro_batch if students.is_last_stage(rank) else 0),
+    )
+
+
+def _layouts(work: Work) -> tuple[runtime.Layout, runtime.Layout]:
+    """The student's and the teacher's, as runtime/ numbers their ranks."""
+    layout = work.layout
+    tp, pp = layout.teacher_tensor_model_parallel_size, layout.teacher_pipeline_model_parallel_size
+    return (
+        runtime.Layout(
+            layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size, layout.data_parallel_size
+        ),
+        runtime.Layout(tp, pp, layout.world_size // (tp * pp)),
+    )

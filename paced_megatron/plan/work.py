@@ -1,0 +1,109 @@
+"""What is planned: two models, a layout, and the texts of one optimizer step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from paced_megatron.models.families import ModelShape
+from paced_megatron.plan.rollouts import Rollouts
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the processes share the models; Megatron's names."""
+
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    data_parallel_size: int = 1
+    virtual_pipeline_model_parallel_size: int | None = None
+    sequence_parallel: bool = False
+    use_distributed_optimizer: bool = False
+    recompute_granularity: str | None = None
+    recompute_num_layers: int = 1
+    teacher_tensor_model_parallel_size: int = 1
+    teacher_pipeline_model_parallel_size: int = 1
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the student; the teacher is on the same ones."""
+        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.data_parallel_size
+
+    @property
+    def chunks(self) -> int:
+        """Parts of the model on each rank."""
+        return self.virtual_pipeline_model_parallel_size or 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """One optimizer step, as it is planned.
+
+    Attributes:
+        params_dtype: a key of BYTES.
+        prompt_tokens, response_tokens: of every text: the longest ones, since memory is what they take.
+        pack_length: tokens of a packed bin that takes the place of a padded text; None: not packed.
+        teacher_offload: the teacher's weights are on the host while it doesn't compute.
+        device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
+        buffers: [tokens, vocabulary] tensors that the divergence has alive in a block.
+        rollouts: the engine inside the job; None: it runs elsewhere.
+    """
+
+    student: ModelShape
+    teacher: ModelShape
+    layout: Layout
+    params_dtype: str
+    micro_batch_size: int
+    global_batch_size: int
+    prompt_tokens: int
+    response_tokens: int
+    pack_length: int | None = None
+    teacher_offload: bool = False
+    loss_workspace_mb: float | None = None
+    buffers: int = 4
+    device: str = "cuda"
+    rollouts: Rollouts | None = None
+
+    @property
+    def element(self) -> int:
+        """Bytes of a weight and of an activation."""
+        return BYTES[self.params_dtype]
+
+    @property
+    def accurate(self) -> int:
+        """Bytes of a gradient, and of what is computed in float32 or wider."""
+        return max(self.element, BYTES["float32"])
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of one row of a micro-batch."""
+        return self.pack_length or self.prompt_tokens + self.response_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-batch, s x b."""
+        return self.text_tokens * self.micro_batch_size
+
+    @property
+    def response_share(self) -> float:
+        """Of a text's tokens those that the loss is taken on."""
+        return self.response_tokens / (self.prompt_tokens + self.response_tokens)
+
+    @property
+    def loss_tokens(self) -> int:
+        """Tokens of one micro-batch that the loss is taken on, M."""
+        return round(self.tokens * self.response_share)
+
+    @property
+    def micro_batches(self) -> int:
+        """Of one data-parallel rank in one step, at least 1."""
+        texts = -(-self.global_batch_size // self.layout.data_parallel_size)
+        per_micro_batch = self.micro_batch_size
+        if self.pack_length is not None:
+            per_micro_batch *= max(self.pack_length // (self.prompt_tokens + self.response_tokens), 1)
+        return max(-(-texts // per_micro_batch), 1)
+
+    def at(self, layout: Layout, **changes: int) -> Work:
+        """The same step at another layout."""
+        return replace(self, layout=layout, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+"""One model's passes over micro-batches, through Megatron's own schedule: what teacher and student share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.utils import get_model_config
+from torch import Tensor
+
+from paced_megatron.training.batches import TokenRows
+
+ForwardStep = Callable[[Iterator[Any], torch.nn.Module], tuple[Tensor, Callable[..., Any]]]
+
+
+def stage_output(model: torch.nn.Module, rows: TokenRows, device: torch.device) -> Tensor:
+    """What this stage hands on [s, b, H]: on the last stage the final hidden states, after the last norm."""
+    tokens = rows.tokens.to(device)
+    position_ids = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
+    # No mask is passed: Megatron's causal attention makes its own, and padding stands behind all that counts.
+    return model(tokens, position_ids, None, packed_seq_params=_packed_seq_params(rows, device))
+
+
+def _packed_seq_params(rows: TokenRows, device: torch.device) -> PackedSeqParams | None:
+    """Megatron restarts the positions of its rotary embedding, and attention, at each text."""
+    if rows.cu_seqlens is None:
+        return None
+    cuts, longest = rows.cu_seqlens.to(device), int(rows.cu_seqlens.diff().max())
+    return PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=cuts, cu_seqlens_kv=cuts, max_seqlen_q=longest, max_seqlen_kv=longest
+    )
+
+
+def at_positions(hidden: Tensor, rows: TokenRows) -> Tensor:
+    """The hidden states [s, b, H] at the rows' positions: [M, H]."""
+    return hidden.flatten(0, 1).index_select(0, rows.positions.to(hidden.device))
+
+
+def run_schedule(
+    forward_step: ForwardStep,
+    items: Sequence[Any],
+    chunks: Sequence[torch.nn.Module],
+    groups: ProcessGroupCollection,
+    *,
+    tokens_shape: tuple[int, int],
+    forward_only: bool = False,
+    collect_non_loss_data: bool = False,
+) -> list[Any]:
+    """Megatron's schedule for this model's pipeline, whatever the global state says of another's.
+
+    Args:
+        forward_step: called with an iterator over `items` and a chunk; returns its output and a function of
+            the output (see Megatron's get_forward_backward_func).
+        items: one a micro-batch.
+        chunks: this rank's parts of the model, wrapped or not; several with virtual pipeline stages.
+        groups: the model's own process groups.
+        tokens_shape: (b, s) of all micro-batches, which a pipeline's messages need to know.
+
+    Returns:
+        What the functions of the output returned, one a micro-batch, on the last stage; [] elsewhere.
+    """
+    config = get_model_config(chunks[0])
+    virtual = config.virtual_pipeline_model_parallel_size
+    micro_batch_size, seq_length = tokens_shape
+    return get_forward_backward_func(groups.pp.size(), virtual)(
+        forward_step_func=forward_step,
+        data_iterator=[iter(items) for _ in chunks] if virtual else iter(items),
+        model=list(chunks),
+        num_microbatches=len(items),
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
+        forward_only=forward_only,
+        collect_non_loss_data=collect_non_loss_data,
+        p2p_communicator=P2PCommunicator(groups.pp, config) if groups.pp.size() > 1 else None,
+        pg_collection=groups,
+    )
+
+
+@torch.no_grad()
+def final_hidden_states(
+    chunks: Sequence[torch.nn.Module],
+    rows: Sequence[TokenRows],
+    groups: ProcessGroupCollection,
+    device: torch.device,
+) -> list[Tensor | None]:
+    """Forward only: for each of `rows` the final hidden states [M, H] at its positions on the model's last
+    stage, None on the others. Under pipelining all rows have one shape."""
+
+    def forward_step(
+        pending: Iterator[TokenRows], model: torch.nn.Module
+    ) -> tuple[Tensor, Callable[..., Tensor]]:
+        of = next(pending)
+        return stage_output(model, of, device), lambda output, non_loss_data: at_positions(output, of)
+
+    found = run_schedule(
+        forward_step,
+        rows,
+        chunks,
+        groups,
+        tokens_shape=rows[0].shape,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    return list(found) if found else [None] * len(rows)

@@ -1,0 +1,84 @@
+"""A run over three pipeline stages that fails in the middle of training: how it ends, and what is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loop.recipes import QUICKSTART, records, run_paced, start_paced, write_recipe
+from paced_megatron.cli import main
+
+pytestmark = pytest.mark.parallel
+
+TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "lr": 1e-3, "save_interval": 1}
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory) -> Path:
+    """The run's folder of one process, in which training is all that is left to do; to be copied."""
+    recipe = write_recipe(tmp_path_factory.mktemp("answered"), evaluation={"every": 0})
+    for verb in ("rollout", "weigh", "respond"):
+        assert main([verb, str(recipe)]) == 0
+    return recipe.parent / "run"
+
+
+@pytest.fixture
+def pipelined(answered, tmp_path) -> Path:
+    """A recipe of three processes that has the same left to do."""
+    recipe = write_recipe(
+        tmp_path,
+        parallel={"pipeline_model_parallel_size": 3},  # the quickstart's student has three layers
+        teacher={
+            "path": str(QUICKSTART / "teacher"),
+            "tensor_model_parallel_size": 1,
+            "pipeline_model_parallel_size": 1,
+        },
+        training=TRAIN,
+        stages=[{"divergence": "forward_kl", "train_iters": 2000}],
+        evaluation={"every": 0},
+    )
+    shutil.copytree(answered, tmp_path / "run", ignore=shutil.ignore_patterns("config.yaml"))
+    return recipe
+
+
+def checkpoints(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "stage-1/checkpoints").glob("iter_*"))
+
+
+def test_a_rank_that_dies_ends_the_job_within_a_minute_with_the_cause(pipelined):
+    process = start_paced("train", pipelined)
+    metrics = pipelined.parent / "run/stage-1/metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 180
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.2)
+        (victim,) = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if child.environ().get("RANK") == "1"
+        ]
+        os.kill(victim.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert time.monotonic() - killed < 60
+    assert process.returncode == 1
+    assert "rank 1" in errors and "9" in errors, errors
+
+
+def test_a_step_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint_before_it(pipelined):
+    """A step of 1e30 leaves finite weights, and a loss that isn't."""
+    run = pipelined.parent / "run"
+    code, _, errors = run_paced("train", pipelined, "training.lr=1e30")
+    (line,) = [line for line in errors.splitlines() if line.startswith("paced: ")]
+    assert code == 2 and "step 2: loss nan, not finite" in line and "rank 2: " in line
+    assert checkpoints(run) == ["iter_0000001"]
+    assert [record["step"] for record in records(run / "stage-1/metrics.jsonl")] == [1]

@@ -1,0 +1,93 @@
+"""The plan against real steps: bytes of live tensors, rank by rank; matrix products, as torch counts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paced_megatron.models.families import ModelShape, model_shape
+from paced_megatron.plan.matmuls import matmul_flops
+from paced_megatron.plan.memory import memory_by_stage
+from paced_megatron.plan.work import Layout
+from plan.counted import Case, count_flops, count_step
+from tiny_models import make_tiny_qwen3
+
+pytestmark = pytest.mark.parallel
+
+SIZES = {
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "vocab_size": 1000,
+}
+EXACT = (
+    "weights",
+    "gradients",
+    "main weights",
+    "optimizer state",
+    "teacher's weights",
+    "teacher's head again",
+)
+
+CASES = {
+    "float32": Case(Layout(), "float32"),
+    "bfloat16": Case(Layout(), "bfloat16"),
+    "full recomputation": Case(Layout(recompute_granularity="full"), "bfloat16"),
+    "selective recomputation": Case(Layout(recompute_granularity="selective"), "float32"),
+    "packed": Case(Layout(), "bfloat16", micro_batch_size=1, pack_length=128),
+    "TP 2, sequence parallel": Case(
+        Layout(tensor_model_parallel_size=2, sequence_parallel=True, teacher_tensor_model_parallel_size=2),
+        "bfloat16",
+    ),
+    "PP 2, teacher TP 2": Case(
+        Layout(pipeline_model_parallel_size=2, teacher_tensor_model_parallel_size=2),
+        "float32",
+        global_batch_size=8,
+    ),
+    "DP 2, distributed optimizer": Case(
+        Layout(data_parallel_size=2, use_distributed_optimizer=True), "bfloat16", global_batch_size=8
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("models")
+    student = make_tiny_qwen3(root / "student", seed=1, **SIZES)
+    return student, make_tiny_qwen3(root / "teacher", seed=2, **(SIZES | {"hidden_size": 80}))
+
+
+@pytest.fixture(scope="module")
+def shapes(folders) -> tuple[ModelShape, ModelShape]:
+    return model_shape(folders[0]), model_shape(folders[1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_part_is_what_is_counted_to_a_tenth(name, pool, folders, shapes):
+    case = CASES[name]
+    planned = memory_by_stage(case.work(*shapes))
+    for stage, counted in pool.run(count_step, case.layout.world_size, *folders, case):
+        memory = planned[stage]
+        for part in EXACT:
+            assert memory.lasting.get(part, 0) == pytest.approx(counted[part], rel=0.01), (stage, part)
+        lasting = sum(memory.lasting.values())
+        assert lasting == pytest.approx(counted["all that lasts"], rel=0.1), stage
+        for turn, parts in memory.turns.items():
+            # What a turn adds is a tenth of it, or of all, right: a turn that adds little decides nothing.
+            planned_peak, counted_peak = sum(parts.values()), counted[turn]
+            assert planned_peak == pytest.approx(counted_peak, rel=0.1, abs=0.02 * lasting), (stage, turn)
+
+
+@pytest.mark.parametrize("recompute", [None, "full", "selective"])
+def test_the_matrix_products_are_those_that_torch_counts(recompute, pool, folders, shapes):
+    case = Case(Layout(recompute_granularity=recompute), "float32")
+    planned = matmul_flops(case.work(*shapes))
+    (counted,) = pool.run(count_flops, 1, *folders, case)
+    student = ("student forward", "student backward", "recomputation")
+    assert planned["teacher forward"] == pytest.approx(counted["teacher"], rel=1e-3)
+    assert planned["loss"] == pytest.approx(counted["loss"], rel=1e-3)
+    assert sum(planned[part] for part in student) == pytest.approx(counted["student"], rel=1e-3)
