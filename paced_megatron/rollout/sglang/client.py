@@ -1,0 +1,128 @@
+"""One SGLang server over HTTP: JSON in, JSON out, and a second try where that can help."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+REQUEST_S = 60.0
+CONNECT_S = 10.0
+TRIES = 4
+FIRST_PAUSE_S = 0.5  # doubled after each try, and shortened at random by up to a half
+SHOWN_CHARACTERS = 300  # of what a server said
+
+
+class ServerError(Exception):
+    """A request that a server did not answer as it should. The message names the URL.
+
+    Attributes:
+        status: the HTTP status; None where there was no whole answer (connection, timeout, cut JSON).
+        retryable: whether the same request may be answered later, or by another server.
+    """
+
+    def __init__(self, message: str, status: int | None = None, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = retryable
+
+
+class ServerClient:
+    """A server's address and the connections to it; may be used from several threads.
+
+    Args:
+        url: as in http://127.0.0.1:30000.
+        api_key: sent as a bearer token, and never shown.
+        timeout_s: seconds that an answer may take where the call does not say otherwise.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = REQUEST_S) -> None:
+        self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._closed = threading.Event()
+        # trust_env off: a proxy of the environment has no business between us and a server of ours.
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0),
+            trust_env=False,
+        )
+
+    def get(self, path: str, *, timeout_s: float | None = None, tries: int = TRIES) -> Any:
+        """The JSON of the answer; None where it is empty. Raises ServerError."""
+        return self._ask("GET", path, None, timeout_s, tries)
+
+    def post(
+        self, path: str, body: Mapping[str, Any], timeout_s: float | None = None, *, tries: int = TRIES
+    ) -> Any:
+        """The JSON of the answer; None where it is empty.
+
+        Args:
+            timeout_s: seconds for one try.
+            tries: how often it is asked in all, where the connection or the server (5xx) fails.
+
+        Raises:
+            ServerError: of the last try.
+        """
+        return self._ask("POST", path, body, timeout_s, tries)
+
+    def close(self) -> None:
+        """Close the connections; a call that is waiting between two tries gives up."""
+        self._closed.set()
+        self._http.close()
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float | None, tries: int
+    ) -> Any:
+        pause = FIRST_PAUSE_S
+        for left in range(tries - 1, -1, -1):
+            try:
+                return self._ask_once(method, path, body, timeout_s or self._timeout_s)
+            except ServerError as error:
+                if not error.retryable or not left or self._closed.is_set():
+                    raise
+            self._closed.wait(jittered(pause))
+            pause *= 2
+        raise ValueError("tries is below 1")
+
+    def _ask_once(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Any:
+        url, limits = self.url + path, httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        try:
+            response = self._http.request(method, url, json=body, timeout=limits)
+        except httpx.TimeoutException as error:
+            raise ServerError(f"{url}: no answer within {timeout_s:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:  # RuntimeError: closed meanwhile
+            usable = not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL)
+            raise ServerError(f"{url}: {error or type(error).__name__}", retryable=usable) from error
+        if response.status_code != 200:
+            code = response.status_code
+            said = said_by(response) or response.reason_phrase
+            raise ServerError(f"{url}: {code} {said}", code, retryable=code >= 500 or code == 429)
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ServerError(
+                f"{url}: the answer is no JSON: {response.text[:SHOWN_CHARACTERS]!r}"
+            ) from error
+
+
+def jittered(pause_s: float) -> float:
+    """Between half of it and the whole, so that many clients don't come back together."""
+    return pause_s * random.uniform(0.5, 1.0)
+
+
+def said_by(response: httpx.Response) -> str:
+    """The server's own words in one line. SGLang has three shapes: {"error": {"message"}}, {"error": text} and
+    {"message"}."""
+    try:
+        said = response.json()
+    except ValueError:
+        said = response.text
+    for key in ("error", "message"):
+        if isinstance(said, dict) and key in said:
+            said = said[key]
+    return " ".join(str(said).split())[:SHOWN_CHARACTERS]
