@@ -178,7 +178,7 @@ def start_server(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=launch._die_with(os.getpid()),
+            preexec_fn=launch.die_with(os.getpid()),
         )
     server = Server(f"http://127.0.0.1:{port}", folder, process, log)
     try:
