@@ -30,8 +30,8 @@ def check_requests(
         if length + max_new_tokens > context:
             raise UserError(
                 f"problem {request.problem_id}: a prompt of {length} tokens and max_new_tokens "
-                f"{max_new_tokens} exceed the context of {context} tokens of {model}: lower max_new_tokens or "
-                "leave the problem out"
+                f"{max_new_tokens} exceed the context of {context} tokens of {model}: lower "
+                "max_new_tokens or leave the problem out"
             )
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < rows:
             raise UserError(

@@ -116,8 +116,8 @@ def jittered(pause_s: float) -> float:
 
 
 def said_by(response: httpx.Response) -> str:
-    """The server's own words in one line. SGLang has three shapes: {"error": {"message"}}, {"error": text} and
-    {"message"}."""
+    """The server's own words in one line. SGLang has three shapes: {"error": {"message"}}, {"error": text}
+    and {"message"}."""
     try:
         said = response.json()
     except ValueError:
