@@ -8,11 +8,13 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
@@ -164,19 +166,34 @@ def _start(how: Launch, folder: Path, log: Path, key_args: list[str]) -> Launche
     command = [str(how.python), "-m", "sglang.launch_server", "--model-path", str(folder)]
     command += ["--host", how.host, "--port", str(port), *key_args, *how.args]
     environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=log.parent,  # -m puts the working directory first on the path; here is nothing to import
-            env=environment | dict(how.env),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=die_with(os.getpid()),
-        )
+    output = log.open("wb")
+    process = subprocess.Popen(
+        command,
+        cwd=log.parent,  # -m puts the working directory first on the path; here is nothing to import
+        env=environment | dict(how.env),
+        stdin=subprocess.DEVNULL,
+        stdout=output if how.api_key is None else subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=die_with(os.getpid()),
+    )
+    if how.api_key is None:
+        output.close()
+    else:
+        assert process.stdout is not None
+        copied = process.stdout, output, how.api_key.encode()
+        threading.Thread(target=_copy_without_key, args=copied, daemon=True).start()
     reached_at = how.host if _is_loopback(how.host) else "127.0.0.1"
+    reached_at = f"[{reached_at}]" if ":" in reached_at else reached_at
     return LaunchedServer(f"http://{reached_at}:{port}", folder, process, log)
+
+
+def _copy_without_key(said: IO[bytes], log: IO[bytes], key: bytes) -> None:
+    """SGLang prints all of its arguments when it starts, the key too."""
+    with said, log:
+        for line in said:
+            log.write(line.replace(key, b"<key>"))
+            log.flush()
 
 
 @contextlib.contextmanager
