@@ -165,7 +165,7 @@ class RolloutConfig:
     ] = False
     concurrency: Annotated[
         int | None,
-        Key("attempts asked of each server at a time; null: twice what it says that it runs", at_least=1),
+        Key("attempts asked of each server at a time; null: as many as it says that it runs", at_least=1),
     ] = None
     request_timeout_s: Annotated[
         float, Key("seconds after which a request to a server is given up and made again", above=0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ CONNECT_S = 10.0
 TRIES = 4
 FIRST_PAUSE_S = 0.5  # doubled after each try, and shortened at random by up to a half
 SHOWN_CHARACTERS = 300  # of what a server said
+END_OF_STREAM = "data: [DONE]"
 
 
 class ServerError(Exception):
@@ -68,6 +71,30 @@ class ServerClient:
         """
         return self._ask("POST", path, body, timeout_s, tries)
 
+    def stream(self, path: str, body: Mapping[str, Any], timeout_s: float | None = None) -> Iterator[Any]:
+        """The JSON of each event of a streamed answer (`"stream": true` in the body), as it arrives.
+
+        Args:
+            timeout_s: seconds that may pass without an event.
+
+        Raises:
+            ServerError: also where the answer ends before it is whole. Nothing is asked twice.
+        """
+        url, timeout_s = self.url + path, timeout_s or self._timeout_s
+        with (
+            _server_errors(url, timeout_s),
+            self._http.stream("POST", url, json=body, timeout=_limits(timeout_s)) as response,
+        ):
+            if response.status_code != 200:
+                response.read()
+                _check_status(url, response)
+            for line in response.iter_lines():
+                if line == END_OF_STREAM:
+                    return
+                if line.startswith("data: "):
+                    yield _json(url, line.removeprefix("data: "))
+            raise ServerError(f"{url}: the answer breaks off")
+
     def close(self) -> None:
         """Close the connections; a call that is waiting between two tries gives up."""
         self._closed.set()
@@ -88,26 +115,45 @@ class ServerClient:
         raise ValueError("tries is below 1")
 
     def _ask_once(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Any:
-        url, limits = self.url + path, httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
-        try:
-            response = self._http.request(method, url, json=body, timeout=limits)
-        except httpx.TimeoutException as error:
-            raise ServerError(f"{url}: no answer within {timeout_s:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:  # RuntimeError: closed meanwhile
-            usable = not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL)
-            raise ServerError(f"{url}: {error or type(error).__name__}", retryable=usable) from error
-        if response.status_code != 200:
-            code = response.status_code
-            said = said_by(response) or response.reason_phrase
-            raise ServerError(f"{url}: {code} {said}", code, retryable=code >= 500 or code == 429)
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError as error:
-            raise ServerError(
-                f"{url}: the answer is no JSON: {response.text[:SHOWN_CHARACTERS]!r}"
-            ) from error
+        url = self.url + path
+        with _server_errors(url, timeout_s):
+            response = self._http.request(method, url, json=body, timeout=_limits(timeout_s))
+            _check_status(url, response)
+        return _json(url, response.text) if response.content else None
+
+
+def _limits(timeout_s: float) -> httpx.Timeout:
+    return httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+
+
+@contextmanager
+def _server_errors(url: str, timeout_s: float) -> Iterator[None]:
+    """What httpx raises, as ServerError."""
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise ServerError(f"{url}: no answer within {timeout_s:g} s") from error
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+        usable = not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL)
+        raise ServerError(f"{url}: {error or type(error).__name__}", retryable=usable) from error
+    except RuntimeError as error:
+        if "closed" not in str(error):  # httpx's word for a client that was closed meanwhile
+            raise
+        raise ServerError(f"{url}: the connection was closed by us") from error
+
+
+def _check_status(url: str, response: httpx.Response) -> None:
+    code = response.status_code
+    if code != 200:
+        said = said_by(response) or response.reason_phrase
+        raise ServerError(f"{url}: {code} {said}", code, retryable=code >= 500 or code == 429)
+
+
+def _json(url: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ServerError(f"{url}: the answer is no JSON: {text[:SHOWN_CHARACTERS]!r}") from error
 
 
 def jittered(pause_s: float) -> float:

@@ -25,7 +25,6 @@ from paced_megatron.rollout.sglang.member import Member, Say, Weights
 from paced_megatron.rollout.sglang.pool import Pool
 
 SAY_EVERY_S = 30.0  # that no server is left
-OVERSUBSCRIBED = 2  # attempts asked for each one that runs: a server that is done with one has the next
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class _Loaded:
 class SGLangEngine:
     """A RolloutEngine over HTTP.
 
-    Every attempt is yielded when its group has been answered, and none twice. What a server does not answer,
+    Every attempt is yielded when it is done, and none twice. What a server does not answer,
     or gives up, is asked for again, of whichever server is free. Servers that are gone are left out, and
     taken back when they answer again and have the weights; where none is left the engine waits and says so.
 
@@ -175,7 +174,7 @@ class SGLangEngine:
         if self._rollout.concurrency is not None:
             return self._rollout.concurrency
         known = member if member in ready else ready[0]
-        return OVERSUBSCRIBED * known.facts.max_running_requests
+        return known.facts.max_running_requests
 
     def _wait_for_one(self, loaded: _Loaded) -> list[Member]:
         """The servers that are ready; where there is none, wait for the first."""

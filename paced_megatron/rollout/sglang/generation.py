@@ -1,8 +1,12 @@
-"""A group of attempts as one POST to a server, and what is checked of its answer."""
+"""A group of attempts as one POST to a server, and what is checked of its answers.
+
+The answer is streamed, an event for each attempt that is done: a group costs the server no more than one
+request, and yet no attempt waits for the slowest of its group.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,24 +35,30 @@ class Generation:
 
 def generate_group(
     client: ServerClient, group: Sequence[Request], how: Generation, ids: Sequence[str]
-) -> list[Completion | None]:
-    """Have a group of attempts made, in one POST; None for one that the server gave up (it is to be asked for
-    again).
+) -> Iterator[tuple[int, Completion | None]]:
+    """Have a group of attempts made, in one POST; each is yielded with its position when it is done, None for
+    one that the server gave up (it is to be asked for again).
 
     Args:
         ids: a name that no other request has, for each attempt; `/abort_request` takes them.
 
     Raises:
-        ServerError: no answer, or one that can't be right; the whole group is to be asked for again.
+        ServerError: no answer, or one that can't be right; what was not yielded is to be asked for again.
         UserError: the server refuses the request.
     """
     body = {
         "input_ids": [list(request.prompt_ids) for request in group],
         "sampling_params": [sampling_params(how, request.seed) for request in group],
         "rid": list(ids),
+        "stream": True,
     }
+    left = set(range(len(group)))
     try:
-        answers = client.post("/generate", body, timeout_s=how.timeout_s, tries=1)
+        for event in client.stream("/generate", body, timeout_s=how.timeout_s):
+            position = _position(client.url, event, left)
+            if position is not None:
+                left.remove(position)
+                yield position, _completion(client.url, group[position], event, how)
     except ServerError as error:
         if error.retryable:
             raise
@@ -56,11 +66,23 @@ def generate_group(
             f"the server refuses attempt {group[0].index} of problem {group[0].problem_id} "
             f"({how.sampling}): {error}"
         ) from error
-    if not isinstance(answers, list) or len(answers) != len(group):
-        raise ServerError(f"{client.url}/generate: not the {len(group)} answers that were asked for")
-    return [
-        _completion(client.url, request, answer, how) for request, answer in zip(group, answers, strict=True)
-    ]
+    if left:
+        raise ServerError(f"{client.url}/generate: {len(left)} of {len(group)} answers are missing")
+
+
+def _position(url: str, event: Any, left: Collection[int]) -> int | None:
+    """Which attempt of the group an event ends; None: it is still being made."""
+    try:
+        if "error" in event:
+            said, code = event["error"]["message"], event["error"].get("code")
+            known = code if isinstance(code, int) else None
+            raise ServerError(f"{url}/generate: {said}", known, retryable=known != 400)
+        position, reason = event["index"], event["meta_info"]["finish_reason"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ServerError(f"{url}/generate: an event lacks {error}") from error
+    if position not in left:
+        raise ServerError(f"{url}/generate: an answer to attempt {position} of the group, which is not open")
+    return position if reason is not None else None
 
 
 def sampling_params(how: Generation, seed: int) -> dict[str, Any]:
@@ -79,6 +101,7 @@ def sampling_params(how: Generation, seed: int) -> dict[str, Any]:
         "stop_token_ids": list(how.stop_ids),
         "ignore_eos": False,
         "n": 1,
+        "stream_interval": sampling.max_new_tokens,  # an event at the first token, and one at the end
         "sampling_seed": seed,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,13 +163,13 @@ class Member:
 
     # --------------------------------------------------------------------------------------------- requests
 
-    def generate(self, group: Sequence[Request], how: Generation) -> list[Completion | None]:
+    def generate(self, group: Sequence[Request], how: Generation) -> Iterator[tuple[int, Completion | None]]:
         """As `generate_group`."""
         ids = [uuid.uuid4().hex for _ in group]
         with self._flight_lock:
             self._in_flight.update(ids)
         try:
-            return generate_group(self.client, group, how, ids)
+            yield from generate_group(self.client, group, how, ids)
         except ServerError:
             self._abort(ids)  # it may still be at them, if only the connection broke or time ran out
             raise
