@@ -47,12 +47,15 @@ def interpreter(environment: Mapping[str, str]) -> Path:
 
 
 def cpu_launch(python: Path) -> Launch:
-    """In float32 on the CPU, without what would need a GPU or a compiler, and with a small cache."""
+    """In float32 on the CPU, without what would need a GPU or a compiler, and with a small cache.
+
+    A server that has nothing to do sleeps: else it takes a whole core all the time.
+    """
     arguments = (
         "--device cpu --dtype float32 --attention-backend torch_native --sampling-backend pytorch "
         "--grammar-backend none --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled "
         "--disable-overlap-schedule --mem-fraction-static 0.1 --max-total-tokens 65536 "
-        "--max-running-requests 64 --watchdog-timeout 120"
+        "--max-running-requests 64 --watchdog-timeout 120 --sleep-on-idle"
     )
     environment = {
         "PYTHONPATH": str(SHIM),
