@@ -17,11 +17,8 @@ from torch import Tensor
 
 from paced_megatron.errors import UserError
 from paced_megatron.models.families import model_shape
-from paced_megatron.models.folder import load_weights
-from paced_megatron.models.gpt import build_model
 from paced_megatron.models.mapping import rules
 from paced_megatron.models.weight_files import WeightFiles, check_weights
-from paced_megatron.runtime.world import job_of_one, parallel_groups
 
 ROWS_AT_ONCE = 64  # of logits: 40 MB with a vocabulary of 152,000
 
@@ -106,6 +103,11 @@ def megatron_states(folder: Path, texts: Sequence[Sequence[int]]) -> HiddenState
     Raises:
         UserError: as above.
     """
+    # Megatron takes seconds to import, and nothing else here needs it.
+    from paced_megatron.models.folder import load_weights
+    from paced_megatron.models.gpt import build_model
+    from paced_megatron.runtime.world import job_of_one, parallel_groups
+
     padded, shape = _padded(folder, texts), model_shape(folder)
     with job_of_one():
         groups = parallel_groups(1, seed=0)
