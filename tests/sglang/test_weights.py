@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +208,24 @@ def test_a_folder_that_the_server_can_t_read_is_the_user_s_affair(client, second
     with pytest.raises(UserError, match=r"does the server see .*second under the same path"):
         sync_weights([Noting(client.url, elsewhere)], second, "7")
     check_server(client, tiny_server.folder, "default")
+
+
+def test_a_server_that_is_at_something_is_asked_again_until_it_is_done(client, second):
+    """A long request of somebody else's; the server takes the weights, keeps its cache and says 400."""
+    body = {"input_ids": TEXT, "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ServerClient(client.url).post, "/generate", body)
+        time.sleep(0.2)
+        client.post("/pause_generation", {"mode": "in_place"})  # or the server would wait for it by itself
+        going_on = threading.Timer(1.0, lambda: ServerClient(client.url).post("/continue_generation", {}))
+        going_on.start()
+        try:
+            weights._offer(client, second, "7")
+        finally:
+            going_on.join()
+        running.result()
+    assert client.posted.count("/update_weights_from_disk") > 1
+    check_server(client, second, "7")
 
 
 def test_a_server_that_is_gone_is_named_and_the_others_have_the_weights(client, second):

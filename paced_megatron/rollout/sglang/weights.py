@@ -8,6 +8,7 @@ VERSION-unchecked, and whoever finds that name gives them again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,10 @@ from paced_megatron.rollout.sglang.probe import (
 
 LOAD_S = 1800.0  # that a server may take to read a folder
 UNCHECKED = "-unchecked"
+# With a request at hand, also one that has been answered a moment ago, a server takes the weights and answers
+# 400, since it keeps its cache: it is offered them again.
+NOT_FLUSHED = "cache was not flushed"
+BUSY_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0)
 
 
 def check_folder(folder: Path) -> ModelShape:
@@ -101,14 +106,21 @@ def _moved(client: ServerClient, shape: ModelShape, truth: Tensor) -> float:
 def _offer(client: ServerClient, folder: Path, version: str) -> None:
     # A cache of the old weights would give wrong tokens.
     body = {"model_path": str(folder.resolve()), "weight_version": version, "flush_cache": True}
-    try:
-        answer = client.post("/update_weights_from_disk", body, timeout_s=LOAD_S)
-    except ServerError as error:
-        if error.status == 400:
-            raise UserError(
-                f"{error}; does the server see {folder.resolve()} under the same path, and may it read it?"
-            ) from error
-        raise
+    for pause in (*BUSY_PAUSES_S, None):
+        try:
+            answer = client.post("/update_weights_from_disk", body, timeout_s=LOAD_S)
+            break
+        except ServerError as error:
+            if error.status != 400:
+                raise
+            if NOT_FLUSHED not in str(error):
+                raise UserError(
+                    f"{error}; does the server see {folder.resolve()} under the same path, and may it "
+                    "read it?"
+                ) from error
+            if pause is None:
+                raise ServerError(str(error)) from error  # somebody else's requests
+            time.sleep(pause)
     if not (isinstance(answer, dict) and answer.get("success")):
         raise ServerError(f"{client.url}: it did not take the weights of {folder}: {answer}")
 
