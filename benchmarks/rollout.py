@@ -230,9 +230,25 @@ def new_tokens(units: Iterable[Sequence[Completion]]) -> int:
     return sum(len(completion.token_ids) for unit in units for completion in unit)
 
 
+@contextlib.contextmanager
+def ours(
+    address: str, model: Path, requests: list[Request], sampling: Sampling, stop: list[int]
+) -> Iterator[Callable[[], int]]:
+    """Our engine, after it has given the server its weights. Attempts are not written to a file."""
+    from paced_megatron.config import RolloutConfig
+    from paced_megatron.rollout.sglang.engine import SGLangEngine
+
+    rollout = RolloutConfig(engine="sglang", urls=[f"http://{address}"], concurrency=CONCURRENCY)
+    engine = SGLangEngine(rollout, student=model, teacher=model, logs=Path(), say=print)
+    with contextlib.closing(engine):
+        engine.load_weights(model, "benchmark")
+        yield lambda: new_tokens(engine.generate(requests, sampling))
+
+
 VARIANTS: dict[str, Variant] = {
     "singles": bare(singles),
     "batches": bare(batches),
+    "ours": ours,
     "embedded": embedded,
 }
 

@@ -87,7 +87,7 @@ def error_503(handler: _Handler, answer: Answer) -> None:
 
 
 def cut_json(handler: _Handler, answer: Answer) -> None:
-    """A whole answer by its length, and half of the JSON."""
+    """A whole answer by its length, and half of its text."""
     send(handler, Answer(answer.status, answer.kind, answer.content[: len(answer.content) // 2]))
 
 
@@ -108,12 +108,26 @@ def close_socket(handler: _Handler, answer: Answer | None) -> None:
 
 
 def abort(handler: _Handler, answer: Answer) -> None:
-    """Status 200, the first tokens, and the finish reason that a real server gives to what was aborted."""
-    content = json.loads(answer.content)
+    """Status 200, the first tokens, and the finish reason that a real server gives to what was aborted.
+
+    Knows the answer as one JSON (of one prompt or several) and as a stream of events.
+    """
+    streamed = answer.content.startswith(b"data: ")
+    lines = answer.content.split(b"\n") if streamed else [answer.content]
+    content = b"\n".join(_aborted(line) for line in lines)
+    send(handler, Answer(200, answer.kind, content))
+
+
+def _aborted(line: bytes) -> bytes:
+    prefix, text = (b"data: ", line[6:]) if line.startswith(b"data: ") else (b"", line)
+    if not text.startswith((b"{", b"[")) or text == b"[DONE]":
+        return line
+    content = json.loads(text)
     for one in content if isinstance(content, list) else [content]:
-        one["output_ids"] = one["output_ids"][:2]
-        one["meta_info"] |= {"completion_tokens": len(one["output_ids"]), "finish_reason": ABORTED}
-    send(handler, Answer(200, answer.kind, json.dumps(content).encode()))
+        if one["meta_info"]["finish_reason"] is not None:
+            one["output_ids"] = one["output_ids"][:2]
+            one["meta_info"] |= {"completion_tokens": len(one["output_ids"]), "finish_reason": ABORTED}
+    return prefix + json.dumps(content).encode()
 
 
 ABORTED = {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}
