@@ -16,7 +16,7 @@ CONNECT_S = 10.0
 TRIES = 4
 FIRST_PAUSE_S = 0.5  # doubled after each try, and shortened at random by up to a half
 SHOWN_CHARACTERS = 300  # of what a server said
-END_OF_STREAM = "data: [DONE]"
+END_OF_STREAM = b"data: [DONE]"
 
 
 class ServerError(Exception):
@@ -88,12 +88,14 @@ class ServerClient:
             if response.status_code != 200:
                 response.read()
                 _check_status(url, response)
-            for line in response.iter_lines():
+            whole = False
+            for line in _lines(response):  # to its end, so that the connection can be used again
                 if line == END_OF_STREAM:
-                    return
-                if line.startswith("data: "):
-                    yield _json(url, line.removeprefix("data: "))
-            raise ServerError(f"{url}: the answer breaks off")
+                    whole = True
+                elif line.startswith(b"data: "):
+                    yield _json(url, line.removeprefix(b"data: "))
+            if not whole:
+                raise ServerError(f"{url}: the answer breaks off")
 
     def close(self) -> None:
         """Close the connections; a call that is waiting between two tries gives up."""
@@ -142,6 +144,15 @@ def _server_errors(url: str, timeout_s: float) -> Iterator[None]:
         raise ServerError(f"{url}: the connection was closed by us") from error
 
 
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """Lines that end in LF alone: httpx's own iter_lines cuts a text at U+0085 and U+2028 too, which
+    JSON leaves as they are."""
+    left = b""
+    for chunk in response.iter_bytes():
+        *whole, left = (left + chunk).split(b"\n")
+        yield from whole
+
+
 def _check_status(url: str, response: httpx.Response) -> None:
     code = response.status_code
     if code != 200:
@@ -149,7 +160,7 @@ def _check_status(url: str, response: httpx.Response) -> None:
         raise ServerError(f"{url}: {code} {said}", code, retryable=code >= 500 or code == 429)
 
 
-def _json(url: str, text: str) -> Any:
+def _json(url: str, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
