@@ -166,7 +166,8 @@ class SGLangEngine:
             self._contacted.add(member)
         except ServerError as error:
             if member not in self._contacted:
-                raise UserError(f"{error}; is an SGLang server running there? See rollout.urls") from error
+                there = "; is an SGLang server running there? See rollout.urls" if error.retryable else ""
+                raise UserError(f"{error}{there}") from error
             member.trouble = str(error)
             self._say(f"{error}; the server is left out until it answers again")
 

@@ -132,15 +132,16 @@ class Member:
         if self._launch is not None:
             self._keep_running(weights.folder)
         client = self.client
+        facts = self._facts or read_facts(client)  # first, whether it is SGLang at all
         client.get("/health", timeout_s=HEALTH_S, tries=1)
         if self._asleep:
             client.post("/resume_memory_occupation", {}, timeout_s=HEALTH_S)
-            self._asleep, self._facts = False, None
-        if self._facts is None or read_version(client) != weights.served_version:
-            facts = read_facts(client)
+            self._asleep = False
+        if read_version(client) != weights.served_version:
+            facts = read_facts(client)  # anew: a server that was started again may be another
             check_serves(client, facts, model_shape(weights.folder), weights.folder)
             sync_weights([client], weights.folder, weights.served_version)
-            self._facts = facts
+        self._facts = facts
         self._epoch += 1
         self.trouble = ""
 
