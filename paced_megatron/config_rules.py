@@ -136,7 +136,7 @@ def _launch_is_sound(config: Config) -> str | None:
     try:
         args = shlex.split(launch.args)
     except ValueError as error:
-        return f"rollout.launch.args={launch.args!r} can't be read as a shell does ({error})"
+        return f"rollout.launch.args can't be read as a shell does ({error})"
     for arg in args:
         name = arg.partition("=")[0]
         if name in LAUNCH_SETS:
