@@ -117,7 +117,11 @@ def sample(
     verifier, tokenizer = job.config.problems.verifier, job.inputs.tokenizer
     correct, truncated, tokens, started = 0, 0, 0, time.perf_counter()
     what = f"stage {number}: {PHASE_NAMES[phase]}{detail}"
-    with track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar:
+    with (
+        job.engine(weights, version) as engine,
+        track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar,
+    ):
+        began = time.perf_counter()  # from here on tokens are made
 
         def advance(done: int, total: int, new: list[Attempt]) -> None:
             nonlocal correct, truncated, tokens
@@ -128,17 +132,15 @@ def sample(
             shares = {"correct": f"{correct / done:.0%}", "truncated": f"{truncated / done:.0%}"}
             bar.advance(done - bar.done, **shares, **{"tokens/s": rate})
 
-        with job.engine(weights, version) as engine:
-            began = time.perf_counter()  # from here on tokens are made
-            attempts = collect_attempts(
-                engine,
-                requests,
-                sampling,
-                lambda text, problem_id, reason: score(text, problems.by_id[problem_id], reason, verifier),
-                lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
-                path,
-                advance,
-            )
+        attempts = collect_attempts(
+            engine,
+            requests,
+            sampling,
+            lambda text, problem_id, reason: score(text, problems.by_id[problem_id], reason, verifier),
+            lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+            path,
+            advance,
+        )
     seconds, made = time.perf_counter() - started, len(requests) - len(recorded)
     append_timing(job.folder.timings, Timing(phase, number, name, seconds, tokens, made))
     return attempts

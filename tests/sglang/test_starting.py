@@ -140,11 +140,13 @@ def test_stopping_kills_the_whole_group_where_sigterm_was_not_enough(stand_in, t
     server.stop()
 
 
-def test_a_server_does_not_outlive_a_test_session_that_was_killed(stand_in, tmp_path):
+@pytest.mark.parametrize("mode", ["well", "leaves a child"])
+def test_no_process_of_a_server_outlives_a_job_that_was_killed(stand_in, tmp_path, mode):
     script = (
         "import sys, time; from pathlib import Path; from sglang_server import Launch, start_server\n"
         f"launch = Launch(Path(sys.executable), (), {dict(stand_in.env)})\n"
-        f"start_server(launch, Path({str(tmp_path / 'model')!r}), Path({str(tmp_path / 'log')!r}), 'well')\n"
+        f"folder, log = Path({str(tmp_path / 'model')!r}), Path({str(tmp_path / 'log')!r})\n"
+        f"start_server(launch, folder, log, {mode!r})\n"
         "print('started', flush=True); time.sleep(60)"
     )
     path = [str(Path(sglang_server.__file__).parent), str(Path(__file__).resolve().parents[2])]
@@ -152,13 +154,13 @@ def test_a_server_does_not_outlive_a_test_session_that_was_killed(stand_in, tmp_
         [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{script}"], stdout=subprocess.PIPE
     )
     assert session.stdout.readline() == b"started\n"
-    (server,) = of(tmp_path / "model")
+    assert len(of(tmp_path / "model")) == (1 if mode == "well" else 2)
     session.kill()
     session.wait()
     deadline = time.monotonic() + 10
-    while runs(server) and time.monotonic() < deadline:
+    while of(tmp_path / "model") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not runs(server)
+    assert not of(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

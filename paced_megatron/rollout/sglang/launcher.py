@@ -7,6 +7,7 @@ import ipaddress
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -30,6 +31,11 @@ POLL_S = 0.3
 SHOWN_LINES = 40  # of a server's log
 KEY_VARIABLE = "SGLANG_API_KEY"
 NOT_OURS = ("PYTHONPATH", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", KEY_VARIABLE)
+
+# The kernel kills the server's main process when we are killed, and that one's children look after themselves,
+# but not yet while they start (seen: a detokenizer that was left). So a process waits for our end, which closes
+# its input, and kills the whole group.
+GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
 # A child is killed when the thread that started it ends (PR_SET_PDEATHSIG), not only when its process does. A
 # server is started again from short-lived threads, so there is one thread that lives as long as we do.
@@ -65,6 +71,7 @@ class LaunchedServer:
     folder: Path
     process: subprocess.Popen[bytes]
     log: Path
+    guard: subprocess.Popen[bytes]  # see GUARD
 
     @property
     def runs(self) -> bool:
@@ -90,6 +97,10 @@ class LaunchedServer:
         Raises:
             RuntimeError: a process is still there.
         """
+        self.guard.kill()  # first: once the group is gone, its number may become another's
+        self.guard.wait()
+        if self.guard.stdin is not None:
+            self.guard.stdin.close()
         processes = self.processes()
         if self.runs:
             if client is not None:
@@ -185,7 +196,14 @@ def _start(how: Launch, folder: Path, log: Path, key_args: list[str]) -> Launche
         threading.Thread(target=_copy_without_key, args=copied, daemon=True).start()
     reached_at = how.host if _is_loopback(how.host) else "127.0.0.1"
     reached_at = f"[{reached_at}]" if ":" in reached_at else reached_at
-    return LaunchedServer(f"http://{reached_at}:{port}", folder, process, log)
+    guard = subprocess.Popen(
+        [sys.executable, "-S", "-c", GUARD, str(process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return LaunchedServer(f"http://{reached_at}:{port}", folder, process, log, guard)
 
 
 def _copy_without_key(said: IO[bytes], log: IO[bytes], key: bytes) -> None:
