@@ -33,8 +33,8 @@ KEY_VARIABLE = "SGLANG_API_KEY"
 NOT_OURS = ("PYTHONPATH", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", KEY_VARIABLE)
 
 # The kernel kills the server's main process when we are killed, and that one's children look after
-# themselves, but not yet while they start (seen: a detokenizer that was left). So a process waits for our end,
-# which closes its input, and kills the whole group.
+# themselves, but not yet while they start (seen: a detokenizer that was left). So a process waits for our
+# end, which closes its input, and kills the whole group.
 GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
 # A child is killed when the thread that started it ends (PR_SET_PDEATHSIG), not only when its process does. A
