@@ -25,6 +25,7 @@ REQUIRED = [
     "math-verify>=0.9,<0.10",  # are two answers equal? Another verdict is another weight, so one series
     "rich>=13",  # the progress line
     "matplotlib>=3.9",  # the pictures of a run's report; older ones don't go with numpy 2
+    "httpx>=0.28",  # SGLang's servers are talked to over HTTP
     "psutil>=5.9",  # without it Megatron's checkpoint writer hangs
 ]
 
@@ -45,7 +46,6 @@ EXTRAS = {
         "ruff>=0.11",
         "mypy>=1.15",
         "types-PyYAML",
-        "httpx>=0.28",  # the tests talk to an SGLang server
     ],
 }
 

@@ -14,7 +14,16 @@ from paced_megatron.report.environment import write_environment
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.files import sweep_leftovers, write_atomically
 
-_MAY_DIFFER = ("run_dir",)  # the folder may be moved
+# The folder may be moved, and servers come and go.
+_MAY_DIFFER = (
+    "run_dir",
+    "rollout.urls",
+    "rollout.teacher_urls",
+    "rollout.launch",
+    "rollout.colocate",
+    "rollout.concurrency",
+    "rollout.request_timeout_s",
+)
 
 
 def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:

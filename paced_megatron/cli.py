@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from paced_megatron.commands import compare, convert, phases, plan, report
+from paced_megatron.commands import check_rollout, compare, convert, phases, plan, report
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import INTERRUPTED, USER_ERROR
 
-COMMANDS = (phases, plan, compare, report, convert)  # in the order of `--help`
+COMMANDS = (phases, plan, compare, report, convert, check_rollout)  # in the order of `--help`
 
 _EXAMPLES = """\
 examples:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from paced_megatron.config import Config, StageConfig
 from paced_megatron.inputs import Inputs
 from paced_megatron.progress import say, warn
 from paced_megatron.rollout.engine import RolloutEngine
-from paced_megatron.rollout.engines import ENGINES
+from paced_megatron.rollout.engines import EngineSetting, JobEngine
 from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.world import World
 
@@ -27,6 +26,7 @@ class Job:
     folder: RunFolder
     world: World
     console: Console
+    rollouts: JobEngine
 
     @property
     def stage_numbers(self) -> range:
@@ -53,13 +53,19 @@ class Job:
             return self.inputs.student_folder, "initial"
         return self.folder.stage(number - 1).student, f"stage-{number - 1}"
 
-    @contextmanager
-    def engine(self, weights: Path, version: str) -> Iterator[RolloutEngine]:
-        """The rollout engine with these weights, for one phase; closed at its end, so that training has the
-        memory. Rank 0 only."""
-        engine = ENGINES[self.config.rollout.engine](self.config.rollout, self.world.device)
-        try:
-            engine.load_weights(weights, version)
-            yield engine
-        finally:
-            engine.close()
+    def engine(self, weights: Path, version: str) -> AbstractContextManager[RolloutEngine]:
+        """The rollout engine with these weights, for one phase. Rank 0 only."""
+        return self.rollouts.loaded(weights, version)
+
+
+def job_engine(config: Config, inputs: Inputs, logs: Path, world: World, console: Console) -> JobEngine:
+    """The engine of this job's rollouts; it has to be entered before the first phase and left at the end.
+
+    `paced compare` has one for all of its runs.
+    """
+
+    def say(text: str) -> None:
+        warn(console, text)
+
+    folders = inputs.student_folder, inputs.teacher_folder
+    return JobEngine(EngineSetting(config.rollout, world.device, *folders, logs=logs, say=say))

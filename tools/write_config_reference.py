@@ -111,6 +111,8 @@ def show_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(f"`{choice}`" for choice in get_args(hint))
     names = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+    if get_origin(hint) is list:
+        return f"list of {show_type(get_args(hint)[0])}"
     return "keys and values" if get_origin(hint) is dict else names[hint]
 
 
@@ -123,8 +125,8 @@ def show_range(about: Key) -> str:
 
 
 def show_default(field: dataclasses.Field[Any]) -> str:
-    if field.default is dataclasses.MISSING:
-        return "{}"  # the one kind of factory in use that is not a section
+    if field.default_factory is not dataclasses.MISSING:
+        return str(field.default_factory())
     if field.default is None:
         return "null"
     return str(field.default)

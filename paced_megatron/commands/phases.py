@@ -108,19 +108,21 @@ def _stages(config: Config, only: int | None) -> list[int]:
 def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
     """This process's part of the job."""
     from paced_megatron.claim import claim_run_folder
-    from paced_megatron.job import Job
+    from paced_megatron.job import Job, job_engine
     from paced_megatron.progress import console_for
     from paced_megatron.runtime.run_lock import run_lock
 
     folder = RunFolder(config.run_dir)
 
     def work(world: World) -> None:
-        job = Job(config, inputs, folder, world, console_for(world.rank))
-        if world.is_lead:
-            with run_lock(folder.path):
-                claim_run_folder(folder, config, inputs)
+        console = console_for(world.rank)
+        with job_engine(config, inputs, folder.logs, world, console) as rollouts:
+            job = Job(config, inputs, folder, world, console, rollouts)
+            if world.is_lead:
+                with run_lock(folder.path):
+                    claim_run_folder(folder, config, inputs)
+                    verb.work(job, stages)
+            else:
                 verb.work(job, stages)
-        else:
-            verb.work(job, stages)
 
     return work_joined(config, work)

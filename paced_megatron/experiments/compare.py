@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from paced_megatron.experiments.experiment import Experiment, check_folder, with
 from paced_megatron.experiments.finished import missing_runs
 from paced_megatron.experiments.shared import check_shared, link_shared, record_shared
 from paced_megatron.inputs import Inputs
-from paced_megatron.job import Job
+from paced_megatron.job import Job, job_engine
 from paced_megatron.pacing import read_weights
 from paced_megatron.phases import evaluate_before, respond, roll_out, weigh
 from paced_megatron.progress import bars_only, duration, say
@@ -44,33 +44,39 @@ def run_missing(experiment: Experiment, inputs: Inputs, world: World, console: C
     nothing to train on is found before any arm is trained.
     """
     todo = [(arm, seed) for arm, seed in world.lead.agree(missing_runs(experiment))]
-    if world.is_lead:
-        with run_lock(experiment.run_dir):
-            check_folder(experiment)  # again: now it is ours
-            write_atomically(experiment.folder.experiment, with_recorded(experiment).dump())
-            _run_missing(experiment, todo, inputs, world, console)
-    else:
-        _run_missing(experiment, todo, inputs, world, console)
+    with job_engine(experiment.base, inputs, experiment.folder.logs, world, console) as rollouts:
+
+        def job(config: Config) -> Job:
+            folder = RunFolder(config.run_dir)
+            return Job(config, inputs, folder, world, bars_only(console), rollouts)
+
+        if world.is_lead:
+            with run_lock(experiment.run_dir):
+                check_folder(experiment)  # again: now it is ours
+                write_atomically(experiment.folder.experiment, with_recorded(experiment).dump())
+                _run_missing(experiment, todo, job, console)
+        else:
+            _run_missing(experiment, todo, job, console)
 
 
 def _run_missing(
-    experiment: Experiment, todo: list[tuple[str, int]], inputs: Inputs, world: World, console: Console
+    experiment: Experiment, todo: list[tuple[str, int]], job_of: Callable[[Config], Job], console: Console
 ) -> None:
     for seed in dict.fromkeys(seed for _, seed in todo):
         say(console, f"seed {seed}: what all arms start from")
-        _make_shared(_job(experiment.shared_config(seed), inputs, world, bars_only(console)))
+        _make_shared(job_of(experiment.shared_config(seed)))
         for arm in (arm for arm, of in todo if of == seed):
-            job = _job(experiment.config(arm, seed), inputs, world, bars_only(console))
+            job = job_of(experiment.config(arm, seed))
             with _named(arm, seed), _claimed(job, shared=experiment.folder.shared(seed)):
                 weigh(job, 1)
                 kept = len(read_weights(job.stage_folder(1).pass_rates))
-            say(console, f"    {arm} trains on {kept} of {len(inputs.train)} problems")
+            say(console, f"    {arm} trains on {kept} of {len(job.inputs.train)} problems")
     began, total = time.monotonic(), len(experiment.runs())
     for done, (arm, seed) in enumerate(todo):
         left = (time.monotonic() - began) / done * (len(todo) - done) if done else None
         hint = "" if left is None else f", about {duration(left)} left"
         say(console, f"run {total - len(todo) + done + 1} of {total}: {arm}, seed {seed}{hint}")
-        job = _job(experiment.config(arm, seed), inputs, world, bars_only(console))
+        job = job_of(experiment.config(arm, seed))
         started = time.monotonic()
         with _named(arm, seed), _claimed(job):
             run_stages(job)
@@ -111,10 +117,6 @@ def _named(arm: str, seed: int) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"arm {arm}, seed {seed}: {error}") from error
-
-
-def _job(config: Config, inputs: Inputs, world: World, console: Console) -> Job:
-    return Job(config, inputs, RunFolder(config.run_dir), world, console)
 
 
 def _outcome(job: Job) -> str:

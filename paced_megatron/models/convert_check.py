@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 
@@ -138,9 +136,9 @@ def _megatron_logits(
 ) -> Tensor:
     """[b, s, padded V], float32."""
     from paced_megatron.models.gpt import build_model
-    from paced_megatron.runtime.world import parallel_groups
+    from paced_megatron.runtime.world import job_of_one, parallel_groups
 
-    with _job_of_one():
+    with job_of_one():
         model = build_model(shape, parallel_groups(1, seed=0), torch.float32)
         fill(model, find_checkpoint(checkpoint), shape)
         _round_weights(model, dtype)
@@ -170,19 +168,3 @@ def _round_weights(model: torch.nn.Module, dtype: torch.dtype | None) -> None:
     if dtype is not None:
         for parameter in model.parameters():
             parameter.copy_(parameter.to(dtype))
-
-
-@contextmanager
-def _job_of_one() -> Iterator[None]:
-    """Megatron's loader asks for a job, so that one process plays it."""
-    from megatron.core import parallel_state
-
-    from paced_megatron.runtime.cpu import megatron_on_cpu
-
-    with megatron_on_cpu():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        try:
-            yield
-        finally:
-            parallel_state.destroy_model_parallel()
-            dist.destroy_process_group()

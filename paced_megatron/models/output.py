@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from paced_megatron.errors import UserError
-from paced_megatron.runtime.files import atomic_folder
+from paced_megatron.runtime.files import DISK_FULL, atomic_folder
 
 MB = 2**20
 # A folder that holds one of these was written as a model, so that it may be replaced by one.
 _MARKS = ("config.json", "latest_checkpointed_iteration.txt")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_output(out: Path, source: Path, *, replace: bool, needed_bytes: int = 0) -> None:
@@ -58,7 +56,7 @@ def output_folder(out: Path, *, replace: bool) -> Iterator[Path]:
             yield folder
     except Exception as error:
         cause: BaseException | None = error  # torch.save puts an error of its own before the disk's
-        while cause is not None and not (isinstance(cause, OSError) and cause.errno in _FULL):
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in DISK_FULL):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise

@@ -100,7 +100,8 @@ class WeightFiles:
         return set(self._file_of)
 
     def check_readable(self) -> None:
-        """Open every file, so that a missing or truncated shard is known before anything is loaded."""
+        """Open every file, so that a missing or truncated shard is known before anything is loaded, and
+        compare what is in it with the index: transformers and SGLang take all that a file holds."""
         for path in sorted(set(self._file_of.values())):
             held = set(self._open(path).keys())
             absent = {name for name, holder in self._file_of.items() if holder == path} - held
@@ -108,6 +109,24 @@ class WeightFiles:
                 raise UserError(
                     f"{path}: tensor {min(absent)} is missing, though {INDEX} says that it is here"
                 )
+            twice = {name for name in held if self._file_of.get(name, path) != path}
+            if twice:
+                raise UserError(
+                    f"{path}: tensor {min(twice)} is here too, though {INDEX} says that it is in "
+                    f"{self._file_of[min(twice)].name}; export the model anew"
+                )
+
+    def check_alone(self) -> None:
+        """Whether there are no safetensors beside these. SGLang reads all that a folder without an index has.
+
+        Raises:
+            UserError: there is another file, by name.
+        """
+        others = set(self.folder.glob("*.safetensors")) - set(self._file_of.values())
+        if others:
+            raise UserError(
+                f"{min(others)}: not one of the model's files, but a server would read it too; remove it"
+            )
 
     def _holding(self, name: str) -> Any:
         """The open file that has the tensor; UserError where none has."""

@@ -115,26 +115,32 @@ def sample(
     if complete and {attempt.weight_version for attempt in recorded.values()} == {version}:
         return [recorded[request.key] for request in requests]  # no model need be loaded
     verifier, tokenizer = job.config.problems.verifier, job.inputs.tokenizer
-    correct, tokens, started = 0, 0, time.perf_counter()
+    correct, truncated, tokens, started = 0, 0, 0, time.perf_counter()
     what = f"stage {number}: {PHASE_NAMES[phase]}{detail}"
-    with track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar:
+    with (
+        job.engine(weights, version) as engine,
+        track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar,
+    ):
+        began = time.perf_counter()  # from here on tokens are made
 
         def advance(done: int, total: int, new: list[Attempt]) -> None:
-            nonlocal correct, tokens
+            nonlocal correct, truncated, tokens
             correct += sum(attempt.outcome is Outcome.CORRECT for attempt in new)
+            truncated += sum(attempt.outcome is Outcome.TRUNCATED for attempt in new)
             tokens += sum(len(attempt.token_ids) for attempt in new if attempt.key not in recorded)
-            bar.advance(done - bar.done, correct=f"{correct / done:.0%}")
+            rate = f"{tokens / (time.perf_counter() - began):.0f}"
+            shares = {"correct": f"{correct / done:.0%}", "truncated": f"{truncated / done:.0%}"}
+            bar.advance(done - bar.done, **shares, **{"tokens/s": rate})
 
-        with job.engine(weights, version) as engine:
-            attempts = collect_attempts(
-                engine,
-                requests,
-                sampling,
-                lambda text, problem_id, reason: score(text, problems.by_id[problem_id], reason, verifier),
-                lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
-                path,
-                advance,
-            )
+        attempts = collect_attempts(
+            engine,
+            requests,
+            sampling,
+            lambda text, problem_id, reason: score(text, problems.by_id[problem_id], reason, verifier),
+            lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+            path,
+            advance,
+        )
     seconds, made = time.perf_counter() - started, len(requests) - len(recorded)
     append_timing(job.folder.timings, Timing(phase, number, name, seconds, tokens, made))
     return attempts

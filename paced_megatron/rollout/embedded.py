@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from paced_megatron.errors import UserError
 from paced_megatron.problems.tokenizer import load_tokenizer
+from paced_megatron.rollout.checks import check_requests, end_ids
 from paced_megatron.rollout.engine import Completion, Key, Request, Sampling
 
 
@@ -62,12 +63,23 @@ class EmbeddedEngine:
         """
         if self._loaded is None:
             raise RuntimeError("load_weights has to come before generate")
-        _check_requests(requests, sampling, self._loaded)
+        loaded = self._loaded
+        check_requests(
+            requests,
+            sampling.max_new_tokens,
+            rows=loaded.model.get_input_embeddings().num_embeddings,
+            context=loaded.model.config.max_position_embeddings,
+            model=loaded.folder,
+        )
         starts = range(0, len(requests), self._batch_size)
         batches = [requests[start : start + self._batch_size] for start in starts]
         left = [batch for batch in batches if any(request.key not in skip for request in batch)]
         # A generator of its own, so that the checks above are made now and not at the first batch.
         return (self._generate_batch(batch, sampling) for batch in left)
+
+    def sleep(self) -> None:
+        """Forget the model, so that training has the memory."""
+        self.close()
 
     def close(self) -> None:
         """Forget the model."""
@@ -149,38 +161,14 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _check_requests(requests: Sequence[Request], sampling: Sampling, loaded: _Loaded) -> None:
-    context = loaded.model.config.max_position_embeddings
-    rows = loaded.model.get_input_embeddings().num_embeddings
-    for request in requests:
-        length = len(request.prompt_ids)
-        if length == 0:
-            raise UserError(f"problem {request.problem_id}: its prompt has no tokens; check problems.prompts")
-        if length + sampling.max_new_tokens > context:
-            raise UserError(
-                f"problem {request.problem_id}: a prompt of {length} tokens and max_new_tokens "
-                f"{sampling.max_new_tokens} exceed the context of {context} tokens of {loaded.folder}: lower "
-                "max_new_tokens or leave the problem out"
-            )
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < rows:
-            raise UserError(
-                f"problem {request.problem_id}: its prompt holds a token id that {loaded.folder} does not "
-                f"have (0 to {rows - 1}): was it made with another model's tokenizer?"
-            )
-
-
 def _load(folder: Path, device: torch.device) -> _Loaded:
     tokenizer = load_tokenizer(folder)
     model = _load_model(folder, device)
     token_ids = set(tokenizer.get_vocab().values())
-    rows = set(range(model.get_output_embeddings().weight.shape[0]))
-    eos_ids = _eos_ids(model, tokenizer) & token_ids & rows
-    if not eos_ids:
-        raise UserError(
-            f"{folder} names no end-of-sequence token that its tokenizer has: set eos_token_id in config.json"
-        )
+    rows = model.get_output_embeddings().weight.shape[0]
+    eos_ids = end_ids(folder, (model.generation_config, model.config, tokenizer), token_ids, rows)
     model.generation_config = GenerationConfig()  # the folder's own would fill in what we leave unset
-    return _Loaded(folder, model, tuple(sorted(eos_ids)), tuple(sorted(rows - token_ids)))
+    return _Loaded(folder, model, eos_ids, tuple(sorted(set(range(rows)) - token_ids)))
 
 
 def _load_model(folder: Path, device: torch.device) -> Any:
@@ -203,15 +191,6 @@ def _load_model(folder: Path, device: torch.device) -> Any:
         missing = sorted(info["missing_keys"])
         raise UserError(f"{folder}: {len(missing)} weights are missing, as {missing[0]}; export it anew")
     return model.to(device).eval()
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """All ids that any of the folder's files calls the end of a sequence; Qwen's chat models have two."""
-    ids: set[int] = set()
-    for source in (model.generation_config, model.config, tokenizer):
-        named = getattr(source, "eos_token_id", None)
-        ids.update(named if isinstance(named, list | tuple) else [] if named is None else [named])
-    return ids
 
 
 @contextmanager

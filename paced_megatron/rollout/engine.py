@@ -70,6 +70,10 @@ class RolloutEngine(Protocol):
         """
         ...
 
+    def sleep(self) -> None:
+        """Give the training phase what it needs of the memory; `load_weights` wakes the engine up."""
+        ...
+
     def close(self) -> None:
         """Give back memory or processes. Closing twice does nothing."""
         ...

@@ -1,16 +1,87 @@
-"""The table of rollout engines: a new one is a row here and a module beside `embedded.py`."""
+"""The table of rollout engines, and the one engine that a job has.
+
+A new one is a row of ENGINES and a module beside `embedded.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 
 import torch
 
 from paced_megatron.config import RolloutConfig
 from paced_megatron.rollout.embedded import EmbeddedEngine
 from paced_megatron.rollout.engine import RolloutEngine
+from paced_megatron.rollout.sglang.engine import SGLangEngine
 
-# name in `rollout.engine` -> (configuration, device of rank 0) -> engine without weights
-ENGINES: dict[str, Callable[[RolloutConfig, torch.device], RolloutEngine]] = {
-    "embedded": lambda rollout, device: EmbeddedEngine(rollout.batch_size, device),
+
+@dataclass(frozen=True)
+class EngineSetting:
+    """What an engine is made from.
+
+    Attributes:
+        device: rank 0's; student, teacher: their folders; logs: where a server that we start writes its log;
+        say: prints a line that has to be seen.
+    """
+
+    rollout: RolloutConfig
+    device: torch.device
+    student: Path
+    teacher: Path
+    logs: Path
+    say: Callable[[str], None]
+
+
+# name in `rollout.engine` -> engine without weights
+ENGINES: dict[str, Callable[[EngineSetting], RolloutEngine]] = {
+    "embedded": lambda setting: EmbeddedEngine(setting.rollout.batch_size, setting.device),
+    "sglang": lambda setting: SGLangEngine(
+        setting.rollout,
+        student=setting.student,
+        teacher=setting.teacher,
+        logs=setting.logs,
+        say=setting.say,
+    ),
 }
+
+
+class JobEngine:
+    """The engine of a job, which lives as long as the job does: made when it is first asked for, asleep
+    between phases, closed at the end, however the job ends. Rank 0 only.
+
+        with JobEngine(setting) as engine:
+            with engine.loaded(folder, version) as loaded:
+                loaded.generate(...)
+    """
+
+    def __init__(self, setting: EngineSetting) -> None:
+        self._setting = setting
+        self._engine: RolloutEngine | None = None
+
+    @contextmanager
+    def loaded(self, weights: Path, version: str) -> Iterator[RolloutEngine]:
+        """The engine with these weights, for one phase; asleep after it, so that training has the memory."""
+        if self._engine is None:
+            self._engine = ENGINES[self._setting.rollout.engine](self._setting)
+        try:
+            self._engine.load_weights(weights, version)
+            yield self._engine
+        finally:
+            self._engine.sleep()
+
+    def __enter__(self) -> JobEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None

@@ -6,6 +6,7 @@ run leaves it there; `sweep_leftovers` removes it at the next start.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 
 from paced_megatron.errors import UserError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of OSError.errno
 LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{8}$")
 
 

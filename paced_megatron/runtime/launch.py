@@ -102,7 +102,7 @@ class _Job:
 
     def start(self) -> None:
         port = free_port()
-        die_with_me = _die_with(os.getpid())
+        die_with_me = die_with(os.getpid())
         for rank in range(self.world_size):
             self.ranks.append(self._start_rank(rank, port, die_with_me))
 
@@ -209,7 +209,7 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     return env
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """What a new process does first: ask the kernel to be killed when `parent` ends (only Linux can)."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: not between fork and exec
 

@@ -123,6 +123,18 @@ def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) ->
         lead.close()
 
 
+@contextlib.contextmanager
+def job_of_one() -> Iterator[None]:
+    """For whoever needs a model on the CPU outside of any job: Megatron asks for one, so this process plays
+    it."""
+    with megatron_on_cpu():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            _leave()
+
+
 def _join(rank: int, world_size: int, device: torch.device) -> dist.Store:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if world_size == 1:

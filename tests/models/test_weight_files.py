@@ -101,6 +101,27 @@ def test_an_index_that_names_the_wrong_shard_is_told(sharded):
         check(sharded)
 
 
+def test_a_tensor_in_two_shards_is_told_with_both(sharded):
+    first, second = sorted(sharded.glob("*.safetensors"))[:2]
+    tensors = load_file(second)
+    name = min(load_file(first))
+    save_file(tensors | {name: torch.zeros(3)}, second)
+    with pytest.raises(UserError, match=rf"{second.name}: tensor {name} is here too, though .*{first.name}"):
+        check(sharded)
+
+
+def test_safetensors_that_belong_to_no_model_are_named(folder, tmp_path):
+    several = make_model(tmp_path / "several", Variant("qwen2", False, torch.float32, sharded=True), seed=4)
+    for whole in (folder, several):
+        WeightFiles(whole).check_alone()
+        save_file({"model.norm.weight": torch.zeros(48)}, whole / "model-00009-of-00009.safetensors")
+        check(whole)  # whoever reads by name is not misled
+        with pytest.raises(
+            UserError, match=r"model-00009-of-00009\.safetensors: not one of the model's files"
+        ):
+            WeightFiles(whole).check_alone()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}'])
 def test_an_index_that_is_none_is_named(sharded, text):
     (sharded / INDEX).write_text(text)

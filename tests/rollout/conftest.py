@@ -1,18 +1,23 @@
-"""What the tests of this room share: a tiny random Qwen3, and requests whose prompts differ in length."""
+"""What the tests of this room share: a tiny random Qwen3, requests whose prompts differ in length, and an
+SGLang engine beside a stand-in for its server."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from paced_megatron.config import RolloutConfig
 from paced_megatron.rollout import Request, attempt_requests
+from paced_megatron.rollout.sglang import client, member, pool
+from paced_megatron.rollout.sglang.engine import SGLangEngine
+from rollout.sglang_stand_in import StandIn
 from tiny_models import make_tiny_qwen3
 
 
@@ -58,3 +63,45 @@ def changed(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Don't wait for the disk: for tests that write a file at every one of its lengths."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def server(tiny: Path) -> Iterator[StandIn]:
+    """A stand-in for an SGLang server, on the tiny model."""
+    with StandIn(tiny) as one:
+        yield one
+
+
+def _offer(clients: Any, folder: Path, version: str) -> None:
+    for one in clients:
+        one.post("/update_weights_from_disk", {"model_path": str(folder), "weight_version": version})
+
+
+@pytest.fixture
+def sglang_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses, and a weight sync that is its POST alone: a stand-in has no log-probabilities."""
+    monkeypatch.setattr(member, "sync_weights", _offer)
+    monkeypatch.setattr(member, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pool, "ABORTED_PAUSE_S", 0.01)
+    monkeypatch.setattr(pool, "LOOK_EVERY_S", 0.05)
+
+
+@pytest.fixture
+def engine_on(tiny: Path, tmp_path: Path, sglang_quickly: None) -> Iterator[Callable[..., SGLangEngine]]:
+    """engine_on(url, ...) with the tiny model's weights, called v1; what it says is in `engine.said`."""
+    made = []
+
+    def make(*urls: str, load: bool = True, **keys: Any) -> SGLangEngine:
+        said: list[str] = []
+        config = RolloutConfig(engine="sglang", urls=list(urls), **keys)
+        engine = SGLangEngine(config, student=tiny, teacher=tiny, logs=tmp_path / "logs", say=said.append)
+        engine.said = said  # type: ignore[attr-defined]
+        made.append(engine)
+        if load:
+            engine.load_weights(tiny, "v1")
+        return engine
+
+    yield make
+    for engine in made:
+        engine.close()

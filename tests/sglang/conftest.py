@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_server import Launch, Server, cpu_launch, interpreter, servers
+from tiny_models import make_tiny_qwen3
 
 STARTED = pytest.StashKey[list[Server]]()
 
@@ -37,6 +38,13 @@ def sglang_server(
             return started[-1]
 
         yield start_and_note
+
+
+@pytest.fixture(scope="session")
+def tiny_server(sglang_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """One server on a tiny Qwen3 for all files that leave it as they found it: alive, with its folder's
+    weights under the name "default"."""
+    return sglang_server(make_tiny_qwen3(tmp_path_factory.mktemp("tiny") / "model", seed=31))
 
 
 @pytest.hookimpl(wrapper=True)

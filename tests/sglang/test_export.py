@@ -19,6 +19,8 @@ from models.family_models import SIZES, Variant, make_model
 from paced_megatron.models.families import model_shape
 from paced_megatron.models.folder import load_weights, save_folder
 from paced_megatron.models.gpt import build_model
+from paced_megatron.rollout.agreement import measure_agreement
+from paced_megatron.rollout.sglang.client import ServerClient
 from paced_megatron.runtime.cpu import megatron_on_cpu
 from paced_megatron.runtime.world import parallel_groups
 from sglang_server import STARTUP_S, Server
@@ -134,3 +136,15 @@ def test_the_running_server_takes_weights_from_another_folder_and_answers_with_t
     assert [answer["output_ids"] for answer in served(exported.server)] == [
         answer["output_ids"] for answer in before
     ]
+
+
+def test_sglang_megatron_and_transformers_agree_about_the_export(exported):
+    client = ServerClient(exported.server.url)
+    agreement = measure_agreement(exported.exports[0], client, ("17 + 25?", "x"), new_tokens=NEW_TOKENS)
+    assert agreement.agrees and not agreement.left_out
+    assert agreement.template == ""
+    assert agreement.dtype == "float32" and agreement.weight_version == "default"
+    assert len(agreement.differences) == 3
+    for difference in agreement.differences:
+        assert 0 < difference.largest <= BOUND
+        assert 0 < difference.mean <= difference.largest

@@ -5,13 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 import sglang_server
-from sglang_server import Launch, ServerError, interpreter, runs, start_server
+from paced_megatron.errors import UserError
+from paced_megatron.rollout.sglang import launcher
+from sglang_server import Launch, interpreter, runs, start_server
 
 STAND_IN = """
 import json, signal, subprocess, sys, time
@@ -31,6 +35,8 @@ class Answers(BaseHTTPRequestHandler):
 
 
 print("mode", mode, flush=True)
+if "--config" in sys.argv:
+    print("config", open(sys.argv[sys.argv.index("--config") + 1]).read(), flush=True)
 if mode == "dies":
     sys.exit(3)
 if mode == "port taken":
@@ -64,24 +70,69 @@ def of(folder: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("mode", "why"),
     [
-        ("dies", "it ended with code 3; the end of its log:\nmode dies"),
-        ("port taken", "its port was taken; the end of its log:\nmode port taken"),
-        ("another", "the server on its port serves /elsewhere; the end of its log:\nmode another"),
+        ("dies", "it ended with code 3; see .*/log, which ends:\nmode dies"),
+        ("port taken", "its port was taken; see .*/log, which ends:\nmode port taken"),
+        ("another", "the server on its port serves /elsewhere; see .*/log, which ends:\nmode another"),
         ("silent", "it did not answer within 2 s"),
     ],
 )
 def test_a_server_that_can_t_be_used_is_reported_with_its_log_and_nothing_is_left(
     stand_in, tmp_path, mode, why
 ):
-    with pytest.raises(ServerError, match=why):
+    with pytest.raises(UserError, match=why):
         startup_s = 2 if mode == "silent" else 60
         start_server(stand_in, tmp_path / "model", tmp_path / "log", mode, startup_s=startup_s)
     assert not of(tmp_path / "model")
 
 
+def test_a_server_started_from_a_thread_outlives_the_thread(stand_in, tmp_path):
+    with ThreadPoolExecutor(1) as one:  # a signal at the parent's death is really one at the thread's
+        server = one.submit(start_server, stand_in, tmp_path / "model", tmp_path / "log", "well").result()
+    time.sleep(0.3)
+    assert server.runs
+    server.stop()
+
+
+def test_the_api_key_reaches_the_server_and_neither_the_process_list_nor_its_log(stand_in, tmp_path):
+    how = replace(stand_in, api_key="hush-1234")
+    server = start_server(how, tmp_path / "model", tmp_path / "log", "well")
+    try:
+        # The stand-in prints what it was given, as SGLang does with its arguments.
+        assert "config api-key: <key>" in server.log.read_text()
+        process = psutil.Process(server.process.pid)
+        assert "hush-1234" not in " ".join([*process.cmdline(), *process.environ().values()])
+        config = process.cmdline()[process.cmdline().index("--config") + 1]
+        assert not Path(config).exists()
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu7"])
+def test_a_server_listens_beyond_this_host_only_with_an_api_key(stand_in, tmp_path, host):
+    with pytest.raises(UserError, match=f"host={host} .*SGLANG_API_KEY"):
+        start_server(replace(stand_in, host=host), tmp_path / "model", tmp_path / "log", "well")
+    assert not of(tmp_path / "model")
+    launcher.check_launch(replace(stand_in, host=host, api_key="k"))
+    for loopback in ("127.0.0.1", "::1", "localhost"):
+        launcher.check_launch(replace(stand_in, host=loopback))
+
+
+def test_an_interpreter_that_can_t_be_run_is_named(stand_in, tmp_path):
+    for python in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=r"rollout\.launch\.python=.* can't be run"):
+            start_server(replace(stand_in, python=python), tmp_path / "model", tmp_path / "log")
+
+
+def test_a_start_is_given_up_when_the_job_ends(stand_in, tmp_path):
+    how = replace(stand_in, args=("silent",))
+    with pytest.raises(UserError, match="the job ended"):
+        launcher.start_server(how, tmp_path / "model", tmp_path / "log", cancelled=lambda: True)
+    assert not of(tmp_path / "model")
+
+
 @pytest.mark.parametrize("mode", ["stubborn", "leaves a child"])
 def test_stopping_kills_the_whole_group_where_sigterm_was_not_enough(stand_in, tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(sglang_server, "STOP_GRACE_S", 0.5)
+    monkeypatch.setattr(launcher, "STOP_GRACE_S", 0.5)
     server = start_server(stand_in, tmp_path / "model", tmp_path / "log", mode)
     assert len(of(tmp_path / "model")) == 2
     server.stop()
@@ -89,11 +140,13 @@ def test_stopping_kills_the_whole_group_where_sigterm_was_not_enough(stand_in, t
     server.stop()
 
 
-def test_a_server_does_not_outlive_a_test_session_that_was_killed(stand_in, tmp_path):
+@pytest.mark.parametrize("mode", ["well", "leaves a child"])
+def test_no_process_of_a_server_outlives_a_job_that_was_killed(stand_in, tmp_path, mode):
     script = (
         "import sys, time; from pathlib import Path; from sglang_server import Launch, start_server\n"
         f"launch = Launch(Path(sys.executable), (), {dict(stand_in.env)})\n"
-        f"start_server(launch, Path({str(tmp_path / 'model')!r}), Path({str(tmp_path / 'log')!r}), 'well')\n"
+        f"folder, log = Path({str(tmp_path / 'model')!r}), Path({str(tmp_path / 'log')!r})\n"
+        f"start_server(launch, folder, log, {mode!r})\n"
         "print('started', flush=True); time.sleep(60)"
     )
     path = [str(Path(sglang_server.__file__).parent), str(Path(__file__).resolve().parents[2])]
@@ -101,13 +154,13 @@ def test_a_server_does_not_outlive_a_test_session_that_was_killed(stand_in, tmp_
         [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{script}"], stdout=subprocess.PIPE
     )
     assert session.stdout.readline() == b"started\n"
-    (server,) = of(tmp_path / "model")
+    assert len(of(tmp_path / "model")) == (1 if mode == "well" else 2)
     session.kill()
     session.wait()
     deadline = time.monotonic() + 10
-    while runs(server) and time.monotonic() < deadline:
+    while of(tmp_path / "model") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not runs(server)
+    assert not of(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""What every engine checks of its requests before it generates anything, and where a model's text ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from paced_megatron.errors import UserError
+from paced_megatron.rollout.engine import Request
+
+
+def check_requests(
+    requests: Sequence[Request], max_new_tokens: int, *, rows: int, context: int, model: object
+) -> None:
+    """Every prompt has tokens, ids that the model has, and room for the answer.
+
+    Args:
+        rows: of the model's embedding; ids are 0 to rows - 1.
+        context: tokens of prompt and answer together.
+        model: what to call the model: its folder, or its server.
+
+    Raises:
+        UserError: the first prompt that does not fit, by its problem.
+    """
+    for request in requests:
+        length = len(request.prompt_ids)
+        if length == 0:
+            raise UserError(f"problem {request.problem_id}: its prompt has no tokens; check problems.prompts")
+        if length + max_new_tokens > context:
+            raise UserError(
+                f"problem {request.problem_id}: a prompt of {length} tokens and max_new_tokens "
+                f"{max_new_tokens} exceed the context of {context} tokens of {model}: lower "
+                "max_new_tokens or leave the problem out"
+            )
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < rows:
+            raise UserError(
+                f"problem {request.problem_id}: its prompt holds a token id that {model} does not have (0 to "
+                f"{rows - 1}): was it made with another model's tokenizer?"
+            )
+
+
+def end_ids(folder: Path, sources: Iterable[Any], token_ids: set[int], rows: int) -> tuple[int, ...]:
+    """All ids that any of a folder's files calls the end of a sequence; Qwen's chat models have two.
+
+    Args:
+        sources: the folder's generation config, config and tokenizer, each with an `eos_token_id` perhaps.
+        token_ids: those of the tokenizer; `rows`: of the head. Only what is in both can be drawn.
+
+    Raises:
+        UserError: there is none.
+    """
+    ids: set[int] = set()
+    for source in sources:
+        named = getattr(source, "eos_token_id", None)
+        ids.update(named if isinstance(named, list | tuple) else [] if named is None else [named])
+    usable = sorted(ids & token_ids & set(range(rows)))
+    if not usable:
+        raise UserError(
+            f"{folder} names no end-of-sequence token that its tokenizer has: set eos_token_id in config.json"
+        )
+    return tuple(usable)
