@@ -32,7 +32,7 @@ from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
 from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.rollout.sglang.client import ServerClient, ServerError
 from paced_megatron.rollout.sglang.facts import check_serves, read_facts, read_version
-from paced_megatron.rollout.sglang.probe import TOLERANCES, dtype_of
+from paced_megatron.rollout.sglang.probe import TOLERANCES, dtype_of, number
 
 NEW_TOKENS = 32  # sampled after each prompt
 QUESTIONS = (
@@ -184,7 +184,7 @@ def _sample(
     )
     try:
         entries = answer["meta_info"]["output_token_logprobs"]
-        ids, values = tuple(int(entry[1]) for entry in entries), [float(entry[0]) for entry in entries]
+        ids, values = tuple(int(entry[1]) for entry in entries), [number(entry[0]) for entry in entries]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ServerError(
             f"{client.url}: log-probabilities were asked for, and {error!r} is lacking"

@@ -56,9 +56,9 @@ def saved_and_loaded(
     batch: Sequence[Example],
     training: TrainingConfig,
     parallel: ParallelConfig,
-) -> tuple[list[str], list[str]]:
-    """Names of this rank's weights that differ after four steps in a row and after two, a checkpoint, and two
-    more from it; names of those that the last two steps changed."""
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """The weights that this rank has saved; names of those of its weights that differ after four steps in a
+    row and after two, a checkpoint, and two more from it; names of those that the last two steps changed."""
     with megatron_on_cpu():
         whole = _trainer(rank, world_size, models, training, parallel)
         for step in (1, 2, 3, 4):
@@ -72,4 +72,5 @@ def saved_and_loaded(
             resumed.step(batch)
         one, other = _weights(whole), _weights(resumed)
     differ = [name for name in one if not torch.equal(one[name], other[name])]
-    return differ, [name for name in one if not torch.equal(one[name], halfway[name])]
+    saved = torch.load(folder / "iter_0000002" / f"rank_{rank:03d}.pt", weights_only=True)["model"]
+    return saved, differ, [name for name in one if not torch.equal(one[name], halfway[name])]

@@ -158,6 +158,16 @@ def test_whichever_tensor_was_not_taken_the_server_is_found_out(client, second, 
         assert client.post("/update_weights_from_disk", body)["success"]
 
 
+def test_a_server_whose_weights_are_no_numbers_is_found_out_and_can_be_given_others(client, second, tmp_path):
+    broken = changed(second, tmp_path / "broken", model__norm__weight=torch.full((48,), torch.nan))
+    body = {"model_path": str(broken), "weight_version": "7"}
+    assert client.post("/update_weights_from_disk", body)["success"]
+    with pytest.raises(ServerError, match="its weights, or its cache, are others"):
+        check_server(client, second, "7")
+    sync_weights([client], second, "8")
+    check_text(client, second)
+
+
 def test_weights_of_another_seed_under_the_right_name_are_found_out(client, second, tiny_server):
     sync_weights([client], second, "7")
     with pytest.raises(ServerError, match="its weights, or its cache, are others"):

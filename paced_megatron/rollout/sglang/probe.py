@@ -7,6 +7,7 @@ weights is seen too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,12 +108,17 @@ def server_answers(client: ServerClient, probe: Probe) -> torch.Tensor:
     )
     try:
         rows = [answer["meta_info"]["output_token_ids_logprobs"][0] for answer in answers]
-        by_id = [{entry[1]: float(entry[0]) for entry in row} for row in rows]
+        by_id = [{entry[1]: number(entry[0]) for entry in row} for row in rows]
         return torch.tensor([[row[wanted] for wanted in probe.ids] for row in by_id])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ServerError(
             f"{client.url}: log-probabilities were asked for, and {error!r} is lacking"
         ) from error
+
+
+def number(said: float | None) -> float:
+    """A log-probability of an answer; JSON has null for what is no number, as broken weights give."""
+    return math.nan if said is None else float(said)
 
 
 def dtype_of(client: ServerClient, folder: Path) -> str:
