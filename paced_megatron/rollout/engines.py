@@ -67,11 +67,9 @@ class JobEngine:
         """The engine with these weights, for one phase; asleep after it, so that training has the memory."""
         if self._engine is None:
             self._engine = ENGINES[self._setting.rollout.engine](self._setting)
-        try:
-            self._engine.load_weights(weights, version)
-            yield self._engine
-        finally:
-            self._engine.sleep()
+        self._engine.load_weights(weights, version)
+        yield self._engine
+        self._engine.sleep()  # after an error the job ends, and the engine with it
 
     def __enter__(self) -> JobEngine:
         return self

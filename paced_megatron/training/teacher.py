@@ -111,7 +111,10 @@ class Teacher:
         wanted = range(len(step)) if self.cache is None else self._agree(missing, len(step))
         got = self._made(step, owners, wanted)
         if self.cache is not None and students.tp_rank(rank) == 0:
-            self.cache.write([(step[index].examples, got[index]) for index in needs if index in got])
+            self.cache.write(
+                [micro_batch.examples for micro_batch in step],
+                {index: got[index] for index in needs if index in got},
+            )
         # What was made anew for one rank of a group is taken by all of it, so that they have the same bits.
         return [(found | got).get(index) for index in mine]
 

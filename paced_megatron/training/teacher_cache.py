@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class TeacherCache:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = {self.path(example): example for example in examples}
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("*" + SUFFIX):
             if path not in wanted:
                 path.unlink()
         absent = [example for path, example in wanted.items() if not path.exists()]
@@ -107,12 +107,24 @@ class TeacherCache:
                 found[index] = torch.cat([empty, *whole]).to(self.device)
         return found
 
-    def write(self, made: Iterable[tuple[Sequence[Example], Tensor]]) -> None:
-        """Keep the texts of these micro-batches, [M, H_t] each, which are not there yet."""
-        for examples, hidden in made:
-            parts = hidden.cpu().split([len(example.response) for example in examples])
-            for example, part in zip(examples, parts, strict=True):
-                if self._read(example) is None:
+    def write(self, step: Sequence[Sequence[Example]], made: Mapping[int, Tensor]) -> None:
+        """Keep the texts of these micro-batches which are not there yet.
+
+        A text that stands twice in a step (two epochs meet in it) is kept as its first place made it: which
+        rank comes last must not decide on its last bits.
+
+        Args:
+            step: the examples of every micro-batch of the step, of all replicas.
+            made: by index in `step`, [M, H_t].
+        """
+        first: dict[str, int] = {}
+        for index, examples in enumerate(step):
+            for example in examples:
+                first.setdefault(self.key(example), index)
+        for index, hidden in made.items():
+            parts = hidden.cpu().split([len(example.response) for example in step[index]])
+            for example, part in zip(step[index], parts, strict=True):
+                if first[self.key(example)] == index and self._read(example) is None:
                     self._write(example, part.contiguous())
 
     def _read(self, example: Example) -> Tensor | None:

@@ -30,7 +30,7 @@ def _filled(cache: TeacherCache) -> torch.Tensor:
     """Writes the three texts as one micro-batch; returns their numbers [6, H]."""
     hidden = torch.randn(6, HIDDEN, generator=torch.Generator().manual_seed(5)).bfloat16()
     cache.prepare(_examples())
-    cache.write([(_examples(), hidden)])
+    cache.write([_examples()], {0: hidden})
     return hidden
 
 
@@ -46,6 +46,25 @@ def test_a_micro_batch_with_a_text_that_is_not_there_is_not_found(cache):
     _filled(cache)
     new = Example("p9", (9,), (9,), (4, 4), 1.0)
     assert cache.read([(0, [*_examples(), new])]) == {}
+
+
+def test_a_text_that_stands_twice_in_a_step_is_kept_as_its_first_place_made_it_whoever_writes_last(cache):
+    one, two, three = _examples()
+    step, made = (
+        [[two, one], [three], [one]],
+        torch.randn(7, HIDDEN, generator=torch.Generator().manual_seed(6)).bfloat16(),
+    )
+    cache.prepare([one, two, three])
+    cache.write(step, {2: made[:1]})  # another replica, which happens to be quicker
+    assert cache.read([(0, [one])]) == {}
+    cache.write(step, {0: made[1:4]})
+    assert torch.equal(cache.read([(0, [one])])[0], made[3:4])
+
+
+def test_what_is_not_ours_in_the_folder_is_left_alone(cache):
+    (cache.folder / "notes").mkdir(parents=True)
+    cache.prepare(_examples())
+    assert (cache.folder / "notes").is_dir()
 
 
 @pytest.mark.parametrize("change", ["teacher_prompt", "response"])
@@ -80,7 +99,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(cache, damage):
     path = cache.path(examples[2])
     path.write_bytes(damage(path.read_bytes()))
     assert cache.read([(0, [examples[2]]), (1, [examples[0]])]).keys() == {1}
-    cache.write([(examples, hidden)])
+    cache.write([examples], {0: hidden})
     assert torch.equal(cache.read([(0, examples)])[0], hidden)
 
 

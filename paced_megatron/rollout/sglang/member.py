@@ -20,6 +20,7 @@ from paced_megatron.rollout.sglang.weights import sync_weights
 
 HEALTH_S = 30.0  # /health generates a token, behind what is already waiting
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # between two looks at a server that is gone
+CLOSE_S = 2.0  # for what is under way when the job ends
 MOST_STARTS = 5  # of a server that we start, for one set of weights
 
 Say = Callable[[str], None]
@@ -133,10 +134,10 @@ class Member:
             self._keep_running(weights.folder)
         client = self.client
         facts = self._facts or read_facts(client)  # first, whether it is SGLang at all
-        client.get("/health", timeout_s=HEALTH_S, tries=1)
-        if self._asleep:
+        if self._asleep:  # before /health, which generates a token and so needs the memory
             client.post("/resume_memory_occupation", {}, timeout_s=HEALTH_S)
             self._asleep = False
+        client.get("/health", timeout_s=HEALTH_S, tries=1)
         if read_version(client) != weights.served_version:
             facts = read_facts(client)  # anew: a server that was started again may be another
             check_serves(client, facts, model_shape(weights.folder), weights.folder)
@@ -193,6 +194,10 @@ class Member:
 
     def sleep(self) -> None:
         """Release the server's memory; a server of ours that can't is stopped."""
+        with self._lock:  # a thread of the last phase may still be making it ready
+            self._release_memory()
+
+    def _release_memory(self) -> None:
         if self._client is None or self._asleep:
             return
         if self._launch is not None and not (self._facts and self._facts.memory_saver):
@@ -216,8 +221,14 @@ class Member:
         """End a server that is ours, also one that is only starting; close the connections to one that is
         not."""
         self._closing.set()
-        with self._lock:
+        if not self._lock.acquire(timeout=CLOSE_S):  # it is being given weights, which may take its time
+            if (client := self._client) is not None:
+                client.close()  # what waits for its answer fails now
+            self._lock.acquire()
+        try:
             self._stop()
+        finally:
+            self._lock.release()
 
     def _stop(self) -> None:
         launched, client = self._launched, self._client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from paced_megatron.rollout.sglang.generation import Generation
 
 GROUP = 64  # attempts in one POST, at most
 POSTS = 64  # at a time to one server, at most
-GATHER_S = 0.01  # attempts end together, so that places become free together: fewer, larger POSTs
+GATHER_S = 0.05  # attempts end together, so that places become free together: fewer, larger POSTs
 MOST_TRIES = 20  # of one attempt
 ABORTED_PAUSE_S = 1.0  # before an attempt that the server gave up is asked for again
 LOOK_EVERY_S = 1.0
@@ -53,7 +54,9 @@ class _Lane:
 
     server: Asked
     free: int
+    changed: threading.Condition  # all lanes' are on one lock
     recovering: int = 0  # threads that wait for the server to be ready again
+    gathering: bool = False  # one of its threads waits for more places to become free
 
 
 class Pool:
@@ -66,10 +69,12 @@ class Pool:
         self._how = how
         self._waiting = deque(_Task(request) for request in requests)
         self._open = len(requests)  # not answered yet
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._results: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()
-        self._lanes = [_Lane(server, concurrency) for server, concurrency in servers]
+        self._lanes = [
+            _Lane(server, concurrency, threading.Condition(self._lock)) for server, concurrency in servers
+        ]
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), daemon=True)
             for lane in self._lanes
@@ -111,14 +116,15 @@ class Pool:
 
     def _end(self, abort: bool) -> None:
         self._stop.set()
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._wake_all()
         if abort:
             for lane in self._lanes:
                 lane.server.abort()
+        deadline = time.monotonic() + JOIN_S  # for all of them: many may wait for one server that hangs
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(JOIN_S)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     # ------------------------------------------------------------------------------------ in the threads
 
@@ -138,32 +144,45 @@ class Pool:
                     self._answer(lane, completion)
                     del left[position]
         except ServerError as error:
-            with self._changed:
+            with self._lock:
                 lane.recovering += 1
             self._give_back(lane, left.values(), error)
             lane.server.recover(seen, error, self._stop)
-            with self._changed:
+            with self._lock:
                 lane.recovering -= 1
-                self._changed.notify_all()
+                self._wake_all()
             return
         if left and not self._stop.wait(jittered(ABORTED_PAUSE_S)):
             self._give_back(lane, left.values(), ServerError(f"{lane.server.url} has aborted it"))
 
     def _take(self, lane: _Lane) -> list[_Task]:
         """The next group; waits while there is none, or no place free. Empty: there is nothing left to do."""
-        with self._changed:
-            while True:
-                if self._stop.is_set() or not self._open:
-                    return []
-                if self._waiting and lane.free and not lane.recovering:
-                    break
-                self._changed.wait()
-            if lane.free < len(self._waiting):
-                self._changed.wait_for(self._stop.is_set, GATHER_S)
-            share = -(-len(self._waiting) // len(self._lanes))  # so that no server gets all of it
-            number = min(lane.free, share, GROUP)
-            lane.free -= number
-            return [self._waiting.popleft() for _ in range(number)] or self._take(lane)
+        with self._lock:
+            while not (self._stop.is_set() or not self._open):
+                if not (self._waiting and lane.free) or lane.recovering or lane.gathering:
+                    lane.changed.wait()
+                    continue
+                if lane.free < len(self._waiting):
+                    self._gather(lane)
+                if lane.recovering:
+                    continue
+                share = -(-len(self._waiting) // len(self._lanes))  # so that no server gets all of it
+                if number := min(lane.free, share, GROUP):
+                    lane.free -= number
+                    if lane.free and self._waiting:
+                        lane.changed.notify()  # there is work for one more of its threads
+                    return [self._waiting.popleft() for _ in range(number)]
+            return []
+
+    def _gather(self, lane: _Lane) -> None:
+        """Wait a moment, with the lock let go, for more places to become free."""
+        lane.gathering = True
+        lane.changed.wait_for(self._stop.is_set, GATHER_S)
+        lane.gathering = False
+
+    def _wake_all(self) -> None:
+        for lane in self._lanes:
+            lane.changed.notify_all()
 
     def _give_back(self, lane: _Lane, tasks: Collection[_Task], error: ServerError) -> None:
         for task in tasks:
@@ -174,14 +193,17 @@ class Pool:
                     f"attempt {request.index} of problem {request.problem_id} failed {task.tries} times: see "
                     f"the server's log; the last time: {error}"
                 ) from error
-        with self._changed:
+        with self._lock:
             lane.free += len(tasks)
             self._waiting.extendleft(reversed(list(tasks)))
-            self._changed.notify_all()
+            self._wake_all()
 
     def _answer(self, lane: _Lane, completion: Completion) -> None:
         self._results.put(completion)
-        with self._changed:
+        with self._lock:
             lane.free += 1
             self._open -= 1
-            self._changed.notify_all()
+            if self._open:
+                lane.changed.notify()  # one thread has work now; waking all 64 costs more than the answer
+            else:
+                self._wake_all()
