@@ -43,10 +43,11 @@ class _AddedToMainGrad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
         head: Any = ctx.head
-        # The wrapper's hook then skips `.grad`; but for a tied weight (zero_out_wgrad) it adds it, for the
-        # embedding's part comes that way. So the dummy is 0.
+        # The wrapper's hook then skips `.grad`, whose numbers nobody reads; but for a tied weight it adds it,
+        # for the embedding's part comes that way. So the dummy is 0 there.
         head.grad_added_to_main_grad = True
-        return upstream, torch.zeros_like(head)
+        tied = getattr(head, "zero_out_wgrad", False)
+        return upstream, torch.zeros_like(head) if tied else torch.empty_like(head)
 
 
 def with_head(loss: Tensor, head: Tensor) -> Tensor:
