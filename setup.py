@@ -42,6 +42,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",
+        "tensorboard>=2.15",  # its events are read back in a test
         "pytest-xdist>=3.6",  # the tests in two processes: half of what a test does is waiting
         "ruff>=0.11",
         "mypy>=1.15",
