@@ -76,8 +76,9 @@ long-converter: $(INSTALLED) ## every model family in every dtype, at layouts of
 long-parity: $(INSTALLED) ## the gradient of every parameter at every layout, against transformers in float64
 	$(call long,PACED_FULL_PARITY)
 
-long-kills: $(INSTALLED) ## many more moments at which a run is killed and started again
-	$(call long,PACED_FULL_KILLS)
+long-kills: $(INSTALLED) $(SGLANG_INSTALLED) ## twenty moments at which a run with an SGLang server is killed
+	PACED_FULL_KILLS=1 PACED_SGLANG_PYTHON=$(CURDIR)/$(SGLANG_VENV)/bin/python \
+		$(VENV)/bin/python -m pytest -q -m sglang --timeout=3600 tests/sglang/test_kills.py
 
 test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop
 	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/loop/test_loop.py
