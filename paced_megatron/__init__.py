@@ -3,7 +3,7 @@ student's frontier, w(p) = p(1-p), p being the student's pass rate on it.
 
 This folder holds the rooms (each says in its own `__init__.py` what belongs there) and the few files that
 join them: `run.py` is the loop in the order in which it happens and the file to open first; `cli.py` is the
-command `paced`; `config.py` is every setting there is, and `config_io.py` reads and checks it; `errors.py` is
+command `paced`; `config/` is every setting there is, read and checked; `errors.py` is
 the one exception for a user's mistake. What computes something belongs in a room, not here.
 """
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 from paced_megatron.config import Config
-from paced_megatron.config_io import diff_configs, dump_config, recorded_config
+from paced_megatron.config.io import diff_configs, dump_config, recorded_config
 from paced_megatron.errors import UserError
 from paced_megatron.experiments.shared import check_shared
 from paced_megatron.inputs import Inputs

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from paced_megatron.config_io import config_from_dict, dump_config
+from paced_megatron.config.io import config_from_dict, dump_config
 
 LEVELS = {"e1": "easy", "e2": "easy", "h1": "hard", "h2": "hard"}
 STRATA = {"e1": "always", "e2": "frontier", "h1": "frontier", "h2": "never"}

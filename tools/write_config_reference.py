@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the dataclasses of paced_megatron/config.py.
+"""Write docs/configuration.md from the dataclasses of paced_megatron/config.
 
 python tools/write_config_reference.py            # writes docs/configuration.md
 python tools/write_config_reference.py --check    # exit code 1 where the page is out of date
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from paced_megatron.config import Config, Key
-from paced_megatron.config_check import is_required, key_of
-from paced_megatron.config_rules import RULES
+from paced_megatron.config.check import is_required, key_of
+from paced_megatron.config.rules import RULES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
 OPENING = """\
 # Configuration
 
-<!-- Written by tools/write_config_reference.py from paced_megatron/config.py; do not edit by hand. -->
+<!-- Written by tools/write_config_reference.py from paced_megatron/config; do not edit by hand. -->
 
 A run is one YAML file. `paced run CONFIG.yaml key=value ...` reads it, applies the overrides, checks every
 key, and says what is wrong in one line before any model is loaded. Where Megatron has a name for a thing, the

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from paced_megatron.commands.joined import work_joined
 from paced_megatron.commands.options import add_overrides
 from paced_megatron.config import Config
-from paced_megatron.config_io import load_config
+from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.launch import already_launched, launch

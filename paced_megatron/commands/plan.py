@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paced_megatron.commands.options import add_overrides
-from paced_megatron.config_io import load_config
+from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE, FAILED
 

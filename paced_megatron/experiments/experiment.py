@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import yaml
 
 from paced_megatron.config import Config, Key
-from paced_megatron.config_check import build, build_section
-from paced_megatron.config_io import config_to_dict, diff_configs, read_tree
-from paced_megatron.config_tree import Node, apply_override, replace_key
+from paced_megatron.config.check import build, build_section
+from paced_megatron.config.io import config_to_dict, diff_configs, read_tree
+from paced_megatron.config.tree import Node, apply_override, replace_key
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import ExperimentFolder
 

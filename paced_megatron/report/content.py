@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paced_megatron.config_io import config_to_dict
+from paced_megatron.config.io import config_to_dict
 from paced_megatron.experiments.intervals import mean
 from paced_megatron.pacing.weights import effective_sample_size
 from paced_megatron.report.accuracy import measures

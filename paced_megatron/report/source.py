@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paced_megatron.config import Config
-from paced_megatron.config_io import recorded_config
+from paced_megatron.config.io import recorded_config
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import EvaluationRow, read_rows
 from paced_megatron.evaluation.plan import planned

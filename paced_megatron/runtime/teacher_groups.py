@@ -54,7 +54,7 @@ def place_teacher(
     A collective over all ranks of the job. As many copies of the teacher as fit share the work.
 
     Raises:
-        ValueError: the ranks can't be divided so (config_rules.py says it to the user first).
+        ValueError: the ranks can't be divided so (config/rules.py says it to the user first).
     """
     students = Layout(student_groups.tp.size(), student_groups.pp.size(), student_groups.dp.size())
     tp = tensor_model_parallel_size or students.tp

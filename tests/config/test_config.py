@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paced_megatron.config import Config, StageConfig, TrainingConfig
-from paced_megatron.config_io import config_from_dict, config_to_dict, diff_configs, dump_config, load_config
+from paced_megatron.config.io import config_from_dict, config_to_dict, diff_configs, dump_config, load_config
 from paced_megatron.errors import UserError
 
 YAML = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paced_megatron.config_io import config_from_dict
+from paced_megatron.config.io import config_from_dict
 from paced_megatron.errors import UserError
 from paced_megatron.inputs import check_layouts
 from paced_megatron.models.families import model_shape

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from paced_megatron.config import Config
-from paced_megatron.config_check import known_keys
+from paced_megatron.config.check import known_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 

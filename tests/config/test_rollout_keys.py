@@ -8,7 +8,7 @@ import pytest
 
 from paced_megatron.claim import _MAY_DIFFER
 from paced_megatron.config import Config
-from paced_megatron.config_io import config_from_dict, diff_configs
+from paced_megatron.config.io import config_from_dict, diff_configs
 from paced_megatron.errors import UserError
 
 

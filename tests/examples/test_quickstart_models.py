@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from paced_megatron.config_io import load_config
+from paced_megatron.config.io import load_config
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 MODELS = ("teacher", "student")

@@ -14,7 +14,7 @@ import pytest
 
 from loop.recipes import QUICKSTART, records, run_paced, start_paced, write_recipe
 from paced_megatron.cli import main
-from paced_megatron.config_io import dump_config, load_config
+from paced_megatron.config.io import dump_config, load_config
 
 pytestmark = pytest.mark.parallel
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from huggingface_hub.utils import filter_repo_objects
 
 from paced_megatron.cli import main
-from paced_megatron.config_io import config_from_dict, config_to_dict
+from paced_megatron.config.io import config_from_dict, config_to_dict
 from paced_megatron.errors import UserError
 from paced_megatron.inputs import read_inputs
 from paced_megatron.models import hub

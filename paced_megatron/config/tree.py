@@ -1,6 +1,6 @@
 """A YAML file and its overrides as one tree, in which every value knows where it was said.
 
-Nothing here knows which keys there are; `config_check.py` does. `config_io.py` is the file to open first.
+Nothing here knows which keys there are; `check.py` does. `io.py` is the file to open first.
 """
 
 from __future__ import annotations

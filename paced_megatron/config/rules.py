@@ -1,4 +1,4 @@
-"""Rules that join several keys of a configuration; `config_check.build` applies them last."""
+"""Rules that join several keys of a configuration; `check.build` applies them last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from urllib.parse import urlsplit
 
 from paced_megatron.config import Config, LaunchConfig
-from paced_megatron.config_layouts import LAYOUT_RULES, Rule
+from paced_megatron.config.layouts import LAYOUT_RULES, Rule
 from paced_megatron.divergence import check_parameter
 from paced_megatron.pacing import KEPT, PassRate, make_kernel
 

@@ -1,7 +1,7 @@
-"""Reading and writing the configuration that `config.py` describes, and comparing two of them.
+"""Reading and writing the configuration that this folder's dataclasses describe, and comparing two of them.
 
-A YAML file and its overrides become one tree of located values (`config_tree.py`), which is checked against
-the dataclasses (`config_check.py`).
+A YAML file and its overrides become one tree of located values (`tree.py`), which is checked against
+the dataclasses (`check.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from paced_megatron.config import Config
-from paced_megatron.config_check import build
-from paced_megatron.config_tree import Node, apply_override, from_python, read_yaml
+from paced_megatron.config.check import build
+from paced_megatron.config.tree import Node, apply_override, from_python, read_yaml
 from paced_megatron.errors import UserError
 
 
@@ -67,7 +67,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as YAML with every key, defaults included, in the order of config.py."""
+    """The configuration as YAML with every key, defaults included, in the order of the dataclasses."""
     return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -1,4 +1,4 @@
-"""Rules about layouts that need no model: rows of `config_rules.RULES`. What a model's own sizes forbid is in
+"""Rules about layouts that need no model: rows of `rules.RULES`. What a model's own sizes forbid is in
 `models/families.check_layout`."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `build` is the way in. Whatever is wrong raises UserError, which opens with the file and line, or the
 override, that said it. A type that a dataclass may use is a row in CONVERTERS; a rule that joins several keys
-is a row of `config_rules.RULES`.
+is a row of `rules.RULES`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from paced_megatron.config import HUB_ID, Config, Key
-from paced_megatron.config_rules import RULES
-from paced_megatron.config_tree import Node
+from paced_megatron.config.rules import RULES
+from paced_megatron.config.tree import Node
 from paced_megatron.errors import UserError
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def build(tree: Node) -> Config:
 
 
 def build_section(tree: Node, cls: type[T]) -> T:
-    """Make any dataclass whose fields are described as those of config.py are, every key of it checked."""
+    """Make any dataclass whose fields are described as those of this folder are, every key of it checked."""
     return _section(tree, "", cls)
 
 
@@ -70,7 +70,7 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def key_of(hint: Any) -> Key | None:
-    """What config.py says about a key; None for a section."""
+    """What its dataclass says about a key; None for a section."""
     return hint.__metadata__[0] if get_origin(hint) is Annotated else None
 
 

@@ -1,0 +1,64 @@
+"""The whole configuration, as dataclasses: every key, its type, its default, its range, its meaning.
+
+A file a section of the YAML; a new setting is one line there. Where Megatron has a name for a thing, the key
+has that name. These dataclasses are the one source: `io.py` reads YAML files and checks them against it
+(`tree.py` is the file with its places, `check.py` the types and ranges, `rules.py` and `layouts.py` what
+joins several keys), and `tools/write_config_reference.py` writes docs/configuration.md from it. No path is
+looked at in the files of keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from paced_megatron.config.evaluation import EvaluationConfig, LoggingConfig
+from paced_megatron.config.key import Key
+from paced_megatron.config.models import HUB_ID, ModelPathConfig, ParallelConfig, TeacherConfig
+from paced_megatron.config.pacing import PacingConfig
+from paced_megatron.config.problems import ProblemsConfig, PromptConfig, VerifierConfig
+from paced_megatron.config.rollout import LaunchConfig, RolloutConfig
+from paced_megatron.config.training import StageConfig, TrainingConfig
+
+__all__ = [
+    "HUB_ID",
+    "Config",
+    "EvaluationConfig",
+    "Key",
+    "LaunchConfig",
+    "LoggingConfig",
+    "ModelPathConfig",
+    "PacingConfig",
+    "ParallelConfig",
+    "ProblemsConfig",
+    "PromptConfig",
+    "RolloutConfig",
+    "StageConfig",
+    "TeacherConfig",
+    "TrainingConfig",
+    "VerifierConfig",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run: its seed, its folder, and a section for everything else."""
+
+    seed: Annotated[int, Key("every random choice of the run follows from it", at_least=0)] = 1234
+    run_dir: Annotated[Path, Key("the run's folder; made if absent, continued if it holds the same run")]
+    problems: ProblemsConfig
+    student: ModelPathConfig
+    teacher: TeacherConfig
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    pacing: PacingConfig = field(default_factory=PacingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    stages: list[StageConfig]
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """(stage, step) with which training ends: the key of the run's last measurements."""
+        return (len(self.stages), self.stages[-1].train_iters)

@@ -1,0 +1,90 @@
+"""The keys of `training` and of each stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from paced_megatron.config.key import Key
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The weighted distillation: batches, optimizer, schedule, loss, checkpoints."""
+
+    micro_batch_size: Annotated[int, Key("problems in one forward pass", at_least=1)] = 1
+    global_batch_size: Annotated[
+        int,
+        Key("problems in one step; a multiple of micro_batch_size x data_parallel_size", at_least=1),
+    ] = 32
+    lr: Annotated[float, Key("AdamW's learning rate, at its peak", above=0)] = 1e-6
+    min_lr: Annotated[float, Key("learning rate at the end of the decay, at most lr", at_least=0)] = 0.0
+    lr_decay_style: Annotated[
+        Literal["constant", "linear", "cosine"], Key("how the learning rate falls over a stage's train_iters")
+    ] = "constant"
+    lr_warmup_iters: Annotated[int, Key("steps over which the learning rate rises from 0", at_least=0)] = 0
+    weight_decay: Annotated[float, Key("AdamW's weight decay", at_least=0)] = 0.1
+    clip_grad: Annotated[float, Key("the gradient's norm is clipped to this; 0: never", at_least=0)] = 1.0
+    adam_beta1: Annotated[float, Key("decay of AdamW's first moment", at_least=0, below=1)] = 0.9
+    adam_beta2: Annotated[float, Key("decay of AdamW's second moment", at_least=0, below=1)] = 0.999
+    adam_eps: Annotated[float, Key("AdamW's epsilon", above=0)] = 1e-8
+    temperature: Annotated[
+        float, Key("both models' logits are divided by this in the divergence", above=0)
+    ] = 1.0
+    normalization: Annotated[
+        Literal["problems", "tokens"],
+        Key("the loss is divided by global_batch_size, or by the batch's unweighted number of tokens"),
+    ] = "problems"
+    params_dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Key("type of the weights in training; gradients and optimizer state are float32"),
+    ] = "float32"
+    pack_length: Annotated[
+        int | None,
+        Key(
+            "texts are packed, several in a row, into micro-batches of one row of this many tokens; needs "
+            "micro_batch_size 1; null: every text has a row of its own, padded to the longest beside it",
+            at_least=1,
+        ),
+    ] = None
+    recompute_granularity: Annotated[
+        Literal["full", "selective"] | None,
+        Key(
+            "what is computed again in the backward pass instead of kept: `full`, whole layers; `selective`, "
+            "attention's inside; null: nothing"
+        ),
+    ] = None
+    recompute_num_layers: Annotated[
+        int, Key("with `full`: of this many layers in a row only the input is kept", at_least=1)
+    ] = 1
+    save_interval: Annotated[
+        int, Key("steps between checkpoints; the last step is always saved", at_least=1)
+    ] = 50
+    loss_workspace_mb: Annotated[
+        int | None,
+        Key(
+            "MiB that the loss may use for a chunk of logits; null: as much as the head's float32 gradient "
+            "takes on a rank, at least 256",
+            at_least=1,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage; stages are trained one after the other."""
+
+    divergence: Annotated[
+        Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "akl"],
+        Key("`forward_kl`: KL(teacher || student); `reverse_kl`: the other way; the others: method.md, 2"),
+    ] = "forward_kl"
+    divergence_parameter: Annotated[
+        float | None,
+        Key(
+            "beta of `jsd` (on the teacher: near 0 it is a forward KL), skew of the skew KLs, mu of `akl`; "
+            "null: 0.5 for `akl`; the KLs take none",
+            above=0,
+            below=1,
+        ),
+    ] = None
+    train_iters: Annotated[int, Key("optimizer steps of this stage", at_least=1)]
