@@ -13,7 +13,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
-from paced_megatron.models.gpt import parameters_by_name
+from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
 from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World
 from paced_megatron.training.batches import Batching, micro_batches
@@ -85,6 +85,11 @@ class Trainer:
             optimizer=optimizer,
             schedule=make_schedule(optimizer, training, stage.train_iters),
         )
+
+    @property
+    def models(self) -> dict[str, Sequence[HiddenStatesModel]]:
+        """What training changes, by name, and a checkpoint has to hold."""
+        return {"student": self.student.chunks}
 
     def asleep(self) -> AbstractContextManager[None]:
         """While it is entered, the device's memory is for something else (a rollout): the teacher, its head
