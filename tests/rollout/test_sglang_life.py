@@ -157,7 +157,7 @@ def test_a_start_that_fails_is_said_with_the_log_and_leaves_nothing(
 ) -> None:
     (tmp_path / "package" / "sglang" / "launch_server.py").write_text("raise SystemExit('no GPU here')")
     with (
-        pytest.raises(UserError, match=r"ended with code 1; see .*sglang\.log, which ends:\nno GPU here"),
+        pytest.raises(UserError, match=r"ended with code 1; its log, .*sglang\.log, ends with: no GPU here"),
         JobEngine(setting()) as job,
         job.loaded(tiny, "initial"),
     ):

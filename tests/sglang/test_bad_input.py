@@ -7,6 +7,7 @@ import shlex
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pytest
 
 from loop.recipes import write_recipe
 from paced_megatron.cli import main
+from paced_megatron.errors import UserError
 from paced_megatron.rollout.sglang import launcher
+from sglang.rollouts import DRAWN, engine_on, roll_out, some_requests
 from sglang_server import STARTUP_S, Launch
 from tiny_models import make_tiny_qwen3
 
@@ -106,7 +109,7 @@ def test_the_port_of_a_server_that_we_start_is_taken(refused, sglang_launch, tmp
         taken.listen()
         monkeypatch.setattr(launcher, "free_port", lambda: taken.getsockname()[1])
         said = refused(student, launch=launch_keys(sglang_launch))
-    assert "its port was taken" in said
+    assert "its port was taken" in line_of(said)
     assert nothing_runs_on(student)
 
 
@@ -114,5 +117,30 @@ def test_an_argument_that_the_server_that_we_start_does_not_know(refused, sglang
     """Its own words are in the log that the message names."""
     student = make_tiny_qwen3(tmp_path / "student", seed=73)
     said = refused(student, launch=launch_keys(sglang_launch, args="--no-such-argument"))
-    assert "it ended with code" in said and str(student) in said
+    line = line_of(said)
+    assert "it ended with code" in line and str(student) in line and "--no-such-argument" in line
     assert nothing_runs_on(student)
+
+
+def test_a_folder_that_the_server_that_we_start_can_t_read(sglang_launch, tmp_path):
+    """`paced` refuses such a student before; this is the launcher by itself."""
+    nowhere, log = tmp_path / "nowhere", tmp_path / "sglang.log"
+    with pytest.raises(UserError) as refused:
+        launcher.start_server(sglang_launch, nowhere, log)
+    line = line_of(str(refused.value))
+    assert str(nowhere) in line and str(log) in line and "it ended with code" in line
+    assert nothing_runs_on(nowhere)
+
+
+def test_sampling_that_the_server_refuses(tiny_server, tmp_path):
+    """The configuration allows none that SGLang refuses, so the engine is asked directly."""
+    requests, path = some_requests(2), tmp_path / "attempts.jsonl"
+    impossible = replace(DRAWN, top_p=1.5)
+    with (
+        engine_on([tiny_server.url], tiny_server.folder) as engine,
+        pytest.raises(UserError, match=r"the server refuses attempt .* top_p") as refused,
+    ):
+        roll_out(engine, requests, path, impossible)
+    line_of(str(refused.value))
+    assert not path.exists()
+    assert tiny_server.get("/model_info")  # it lives

@@ -117,14 +117,17 @@ def test_the_only_server_is_killed_and_comes_back_with_old_weights_and_all_attem
         assert texts == {tuple(greedy_truth(new, request.prompt_ids))}
 
 
-def test_one_of_two_servers_is_killed_and_the_other_makes_the_rest(victim, tiny_server, tmp_path):
-    """Comes after the test that restarted the victim."""
+def serving(folder: Path) -> list[launcher.psutil.Process]:
+    """The main process of a server that runs on `folder`, and those below it."""
+    found = launcher.psutil.process_iter(["cmdline"])
+    return [p for p in found if str(folder) in (p.info["cmdline"] or []) and launcher.runs(p)]
+
+
+def test_one_of_two_servers_is_killed_and_the_other_makes_the_rest(victim, restart, tiny_server, tmp_path):
+    if not serving(victim.folder):  # the test before has left it running again, where it was run
+        restart()
     requests, said, killed = some_requests(40), [], []
-    serves = next(
-        process
-        for process in launcher.psutil.process_iter(["cmdline"])
-        if str(victim.folder) in (process.info["cmdline"] or []) and launcher.runs(process)
-    )
+    serves = serving(victim.folder)[0]
 
     def on_progress(done: int, total: int, attempts: list[Attempt]) -> None:
         if not killed and done >= 20:

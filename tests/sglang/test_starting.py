@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -70,18 +71,19 @@ def of(folder: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("mode", "why"),
     [
-        ("dies", "it ended with code 3; see .*/log, which ends:\nmode dies"),
-        ("port taken", "its port was taken; see .*/log, which ends:\nmode port taken"),
-        ("another", "the server on its port serves /elsewhere; see .*/log, which ends:\nmode another"),
+        ("dies", "it ended with code 3; its log, .*/log, ends with: mode dies"),
+        ("port taken", "its port was taken; its log, .*/log, ends with: .*address already in use"),
+        ("another", "the server on its port serves /elsewhere; its log, .*/log, ends with: .*model_info.*"),
         ("silent", "it did not answer within 2 s"),
     ],
 )
 def test_a_server_that_can_t_be_used_is_reported_with_its_log_and_nothing_is_left(
     stand_in, tmp_path, mode, why
 ):
-    with pytest.raises(UserError, match=why):
+    with pytest.raises(UserError, match=why) as refused:
         startup_s = 2 if mode == "silent" else 60
         start_server(stand_in, tmp_path / "model", tmp_path / "log", mode, startup_s=startup_s)
+    assert len(str(refused.value).splitlines()) == 1
     assert not of(tmp_path / "model")
 
 
@@ -105,6 +107,24 @@ def test_the_api_key_reaches_the_server_and_neither_the_process_list_nor_its_log
         assert not Path(config).exists()
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("key", ["hush-1234", "it's", 'a "b"', "c\\d", "ü'\\\""])
+def test_the_api_key_is_taken_out_of_a_log_however_it_is_spelt_there(tmp_path, key):
+    said = "\n".join([key, repr(ServerArgs(key)), json.dumps({"api_key": key}), "and more"])
+    (tmp_path / "said").write_text(said)
+    log = tmp_path / "log"
+    launcher._copy_without_key((tmp_path / "said").open("rb"), log.open("wb"), launcher.spellings(key))
+    shown = log.read_text()
+    assert shown.count("<key>") == 3 and shown.endswith("and more")
+    assert not any(spelling.decode() in shown for spelling in launcher.spellings(key))
+
+
+@dataclass
+class ServerArgs:
+    """SGLang prints its arguments as Python shows a dataclass."""
+
+    api_key: str
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu7"])

@@ -7,6 +7,7 @@ import shlex
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +84,9 @@ class SGLangEngine:
         shape = model_shape(folder)
         members = self._for(folder, shape)
         weights = Weights(folder, f"{version}-{uuid.uuid4().hex[:8]}")
-        for member in members:
-            self._give(member, weights)
+        with ThreadPoolExecutor(len(members)) as pool:  # a server may take a minute to read a large folder
+            for given in [pool.submit(self._give, member, weights) for member in members]:
+                given.result()
         tokenizer = load_tokenizer(folder)
         stop_ids = end_ids(
             folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,11 @@ class LaunchedServer:
             return [main, *main.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+    def last_line(self) -> str:
+        """The log's last line that says something: of a traceback or of argparse, the cause."""
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "nothing")
 
     def log_end(self) -> str:
         """The last lines of the log, for a person to read."""
@@ -158,7 +164,7 @@ def start_server(
 
     Raises:
         UserError: `check_launch`; or it ended, could not have its port, serves something else, or took too
-            long. The message ends with its log; nothing of it is left running.
+            long. The message ends with its log's last line; nothing of it is left running.
     """
     check_launch(how)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +198,7 @@ def _start(how: Launch, folder: Path, log: Path, key_args: list[str]) -> Launche
         output.close()
     else:
         assert process.stdout is not None
-        copied = process.stdout, output, how.api_key.encode()
+        copied = process.stdout, output, spellings(how.api_key)
         threading.Thread(target=_copy_without_key, args=copied, daemon=True).start()
     reached_at = how.host if _is_loopback(how.host) else "127.0.0.1"
     reached_at = f"[{reached_at}]" if ":" in reached_at else reached_at
@@ -206,11 +212,19 @@ def _start(how: Launch, folder: Path, log: Path, key_args: list[str]) -> Launche
     return LaunchedServer(f"http://{reached_at}:{port}", folder, process, log, guard)
 
 
-def _copy_without_key(said: IO[bytes], log: IO[bytes], key: bytes) -> None:
+def spellings(key: str) -> list[bytes]:
+    """The key as it may stand in a log: as it is, as Python shows it, and in JSON; the longest first."""
+    known = {key, repr(key)[1:-1], json.dumps(key)[1:-1]}
+    return sorted((spelling.encode() for spelling in known), key=len, reverse=True)
+
+
+def _copy_without_key(said: IO[bytes], log: IO[bytes], key: Sequence[bytes]) -> None:
     """SGLang prints all of its arguments when it starts, the key too."""
     with said, log:
         for line in said:
-            log.write(line.replace(key, b"<key>"))
+            for spelling in key:
+                line = line.replace(spelling, b"<key>")
+            log.write(line)
             log.flush()
 
 
@@ -258,5 +272,6 @@ def _model_path(http: httpx.Client) -> str:
 
 def _not_started(server: LaunchedServer, why: str) -> UserError:
     return UserError(
-        f"SGLang on {server.folder} at {server.url}: {why}; see {server.log}, which ends:\n{server.log_end()}"
+        f"SGLang on {server.folder} at {server.url}: {why}; its log, {server.log}, ends with: "
+        f"{server.last_line()}"
     )
