@@ -11,7 +11,6 @@ conversion in a process of its own, so that its high-water mark is its own.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -27,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from machine import PEAKS, about_this_run, busy_seconds
+from machine import PEAKS, about_this_run, add_rows, busy_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 MB = 2**20
@@ -218,7 +217,6 @@ def main() -> int:
     if arguments.quick:
         arguments.hidden, arguments.layers, arguments.vocabulary = 256, 3, 1000
     out = arguments.out or ROOT / "benchmarks/results" / f"converter-{datetime.date.today()}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         source = Path(work) / "source"
         make_source(source, arguments.hidden, arguments.layers, arguments.vocabulary, arguments.shard_mb)
@@ -228,10 +226,7 @@ def main() -> int:
             "vocabulary": arguments.vocabulary,
         }
         made = rows(run_all(Path(work), arguments.repetitions), size_of(source) / MB, common)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, made[0])
-        writer.writeheader()
-        writer.writerows(made)
+    add_rows(out, made)
     for row in made:
         print(*(f"{key}={row[key]}" for key in PRINTED))
     return 0

@@ -11,7 +11,6 @@ whatever else the machine does meets all of them; the ratio is that of neighbour
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import torch
 from divergence_variants import VARIANTS, Make, Models, compiled
-from machine import PEAKS, about_this_run, busy_seconds
+from machine import PEAKS, about_this_run, add_rows, busy_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 QWEN3_VOCABULARY = 151_936
@@ -189,7 +188,7 @@ def main() -> int:
             made = rows(records, models, about(device, arguments.workspace_mb))
             for row in made:
                 print(*(f"{key}={row[key]}" for key in PRINTED), flush=True)
-            add(out, made)  # after every size: what is measured is kept
+            add_rows(out, made)  # after every size: what is measured is kept
     return 0
 
 
@@ -202,16 +201,6 @@ def parse_size(size: str) -> tuple[int, int, torch.dtype]:
 
 def about(device: str, workspace_mb: float | None) -> dict[str, object]:
     return about_this_run(device) | {"workspace_mb": workspace_mb or "by the head"}
-
-
-def add(out: Path, made: list[dict[str, object]]) -> None:
-    """At the end of the file, which is begun where there is none. What others measured stays."""
-    begun = out.exists()
-    with out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, made[0], lineterminator="\n")
-        if not begun:
-            writer.writeheader()
-        writer.writerows(made)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def cpu_model() -> str:
     known = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in text.splitlines())}
     name, family, model = (known.get(key) for key in ("model name", "cpu family", "model"))
     return f"{name or platform.machine()} (family {family}, model {model})"
+
+
+def add_rows(out: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """At the end of a CSV, which is begun where there is none. What was measured before stays."""
+    begun = out.exists()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if not begun:
+            writer.writeheader()
+        writer.writerows(rows)

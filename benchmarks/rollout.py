@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import datetime
 import http.client
 import json
@@ -29,7 +28,7 @@ from typing import Any
 
 import psutil
 import torch
-from machine import about_this_run, busy_seconds
+from machine import about_this_run, add_rows, busy_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))  # tiny_models, and the server on the CPU
@@ -285,7 +284,6 @@ def main() -> int:
     if arguments.quick:
         arguments.problems, arguments.new_tokens, arguments.repetitions = 8, 8, 1
     out = arguments.out or ROOT / "benchmarks/results" / f"rollout-{datetime.date.today()}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, a_server(arguments, Path(scratch)) as (address, model):
         asked = work(model, arguments.problems, arguments.new_tokens)
         with contextlib.ExitStack() as stack:
@@ -301,10 +299,7 @@ def main() -> int:
             "concurrency": CONCURRENCY,
         }
         made = rows(records, common)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, made[0])
-        writer.writeheader()
-        writer.writerows(made)
+    add_rows(out, made)
     for row in made:
         print(*(f"{key}={row[key]}" for key in PRINTED))
     return 0

@@ -15,7 +15,6 @@ three.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -31,7 +30,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from machine import about_this_run, busy_seconds
+from machine import about_this_run, add_rows, busy_seconds
 from megatron.core.models.gpt.gpt_model import GPTModel
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -261,13 +260,7 @@ def main() -> int:
                 made.append({**about_this_run("cpu"), "threads": 1, **row})
                 shown = ("layout", "variant", "median_s", "loss_s", "over_bare", "over_bare_without_loss")
                 print("  ".join(f"{key} {row[key]}" for key in shown), flush=True)
-    new = not options.out.exists()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(made[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(made)
+    add_rows(options.out, made)
     return 0
 
 

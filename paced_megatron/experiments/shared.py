@@ -7,7 +7,6 @@ that its folder is a whole run's, and a shared.json that says where they are fro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import RunFolder
-from paced_megatron.runtime.files import write_atomically
+from paced_megatron.runtime.files import sha256, write_atomically
 
 _NOT_SHARED = ("pass_rates.jsonl",)  # each arm weighs for itself
 
@@ -74,11 +73,6 @@ def read_shared(folder: RunFolder) -> dict[str, dict[str, str]]:
 
 def write_shared(folder: RunFolder, files: dict[str, dict[str, str]]) -> None:
     write_atomically(folder.shared, json.dumps(files, indent=2) + "\n")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remedy(folder: RunFolder) -> str:

@@ -7,6 +7,7 @@ run leaves it there; `sweep_leftovers` removes it at the next start.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,12 @@ from paced_megatron.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of OSError.errno
 LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{8}$")
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal digits. Reads every byte, about a second a GB."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from paced_megatron.errors import UserError
-from paced_megatron.runtime.files import write_atomically
+from paced_megatron.runtime.files import sha256, write_atomically
 from paced_megatron.training.examples import Example
 
 SUFFIX = ".safetensors"
@@ -36,8 +36,7 @@ def weights_identity(folder: Path) -> str:
     a GB."""
     whole = hashlib.sha256()
     for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(bytes.fromhex(sha256(path)))
     return whole.hexdigest()
 
 
