@@ -70,15 +70,15 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from paced_megatron.inputs import read_inputs
     from paced_megatron.progress import console_for
 
-    inputs, parallel = read_inputs(experiment.base), experiment.base.parallel
+    inputs, world_size = read_inputs(experiment.base), experiment.base.world_size
     if not already_launched():
         check_experiment(experiment, inputs)
         if not missing_runs(experiment):
             print("all of these runs are there already")
             finish(experiment.run_dir, console_for(0))
             return DONE
-        if parallel.world_size > 1:
-            return launch(argv, parallel.world_size, log_dir=experiment.folder.logs)
+        if world_size > 1:
+            return launch(argv, world_size, log_dir=experiment.folder.logs)
     return _work_as_rank(experiment, inputs)
 
 

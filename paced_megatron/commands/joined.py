@@ -14,13 +14,23 @@ if TYPE_CHECKING:
 
 
 def work_joined(config: Config, work: Callable[[World], None]) -> int:
-    """Join the job's other processes and do the work with them; returns the exit code."""
-    from paced_megatron.runtime.lead import LeadFailed
-    from paced_megatron.runtime.world import joined_world
+    """Join the job's other processes and do the work with them; returns the exit code.
 
+    A process of a teacher that has its own does the teacher's part instead.
+    """
+    from paced_megatron.runtime.lead import LeadFailed
+    from paced_megatron.runtime.world import is_teachers, joined_teacher, joined_world
+
+    job = config.parallel, config.teacher, config.seed
     try:
-        with joined_world(config.parallel, config.teacher, config.seed) as world:
-            work(world)
+        if is_teachers(config.parallel):
+            from paced_megatron.training.teacher_service import serve
+
+            with joined_teacher(*job) as place:
+                serve(place)
+        else:
+            with joined_world(*job) as world:
+                work(world)
     except LeadFailed as error:
         if not error.is_user_error:
             traceback.print_exc()

@@ -93,8 +93,8 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     if not already_launched():
         # What is wrong is found here, before processes are started and models loaded.
         check_run_folder(folder, config, inputs)
-        if config.parallel.world_size > 1:
-            return launch(argv, config.parallel.world_size, log_dir=folder.logs)
+        if config.world_size > 1:
+            return launch(argv, config.world_size, log_dir=folder.logs)
     return _work_as_rank(config, inputs, verb, stages)
 
 

@@ -59,6 +59,11 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     @property
+    def world_size(self) -> int:
+        """The number of the job's processes: the student's, and those that only the teacher has."""
+        return self.parallel.world_size + self.teacher.own_processes(self.parallel)
+
+    @property
     def end(self) -> tuple[int, int]:
         """(stage, step) with which training ends: the key of the run's last measurements."""
         return (len(self.stages), self.stages[-1].train_iters)

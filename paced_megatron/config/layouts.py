@@ -74,7 +74,7 @@ def _teachers_fill_the_job(config: Config) -> str | None:
     parallel, teacher = config.parallel, config.teacher
     tp = teacher.tensor_model_parallel_size or parallel.tensor_model_parallel_size
     pp = teacher.pipeline_model_parallel_size or parallel.pipeline_model_parallel_size
-    if parallel.world_size % (tp * pp) == 0:
+    if teacher.own_ranks or parallel.world_size % (tp * pp) == 0:
         return None
     return (
         f"the job's {parallel.world_size} processes are no multiple of what one teacher takes, "
@@ -83,12 +83,12 @@ def _teachers_fill_the_job(config: Config) -> str | None:
     )
 
 
-def _teacher_has_no_ranks(config: Config) -> str | None:
-    if not config.teacher.own_ranks:
+def _copies_have_ranks(config: Config) -> str | None:
+    if config.teacher.own_ranks or config.teacher.data_parallel_size == 1:
         return None
     return (
-        "teacher.own_ranks=true: the teacher shares the student's processes, for Megatron's global groups "
-        "take the whole job; set it to false, and save memory with teacher.offload or the teacher's own sizes"
+        f"teacher.data_parallel_size={config.teacher.data_parallel_size} needs teacher.own_ranks=true; on "
+        "the student's processes there are as many copies of the teacher as fit"
     )
 
 
@@ -111,7 +111,7 @@ LAYOUT_RULES: list[Rule] = [
         "above 1 needs `recompute_granularity: full`",
         _together_is_recomputed,
     ),
-    ("teacher.own_ranks", "is false: the teacher shares the student's processes", _teacher_has_no_ranks),
+    ("teacher.data_parallel_size", "needs `teacher.own_ranks`", _copies_have_ranks),
     (
         "teacher.tensor_model_parallel_size",
         "x `teacher.pipeline_model_parallel_size` divides the job's number of processes",

@@ -39,8 +39,16 @@ class TeacherConfig(ModelPathConfig):
     ] = None
     own_ranks: Annotated[
         bool,
-        Key("processes that hold no part of the student; only false: Megatron's groups take the whole job"),
+        Key("the teacher has processes of its own, behind the student's; false: it shares the student's"),
     ] = False
+    data_parallel_size: Annotated[
+        int,
+        Key(
+            "copies of a teacher on `own_ranks`, which share its work; where it shares the student's "
+            "processes, as many as fit",
+            at_least=1,
+        ),
+    ] = 1
     offload: Annotated[
         bool,
         Key("the teacher's weights stay in host memory while it isn't computing, and free the GPU's"),
@@ -53,10 +61,16 @@ class TeacherConfig(ModelPathConfig):
         ),
     ] = False
 
+    def own_processes(self, parallel: ParallelConfig) -> int:
+        """How many processes the teacher has beside the student's; 0 where it shares them."""
+        tp = self.tensor_model_parallel_size or parallel.tensor_model_parallel_size
+        pp = self.pipeline_model_parallel_size or parallel.pipeline_model_parallel_size
+        return tp * pp * self.data_parallel_size if self.own_ranks else 0
+
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the job's processes are laid out; their number is the product of the sizes."""
+    """How the student's processes are laid out; their number is the product of the sizes."""
 
     tensor_model_parallel_size: Annotated[int, Key("processes that share each layer", at_least=1)] = 1
     pipeline_model_parallel_size: Annotated[
@@ -100,7 +114,7 @@ class ParallelConfig:
 
     @property
     def world_size(self) -> int:
-        """The number of the job's processes."""
+        """The number of the student's processes; `Config.world_size` is that of the job."""
         return (
             self.tensor_model_parallel_size
             * self.pipeline_model_parallel_size

@@ -46,6 +46,7 @@ class Lead:
         patience_s: silence of rank 0, in seconds, after which the others give it up.
         begin_patience_s: how long the others wait for rank 0 to come to the call at all; it shows no sign of
             life while it is still busy with something before.
+        longest_pause_s: between two looks of the others at the store.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Lead:
         heartbeat_s: float = 2.0,
         patience_s: float = 60.0,
         begin_patience_s: float = 600.0,
+        longest_pause_s: float = MAX_PAUSE_S,
     ):
         if world_size > 1 and store is None:
             raise ValueError(f"{world_size} ranks need a store")
@@ -65,6 +67,7 @@ class Lead:
         self._heartbeat_s = heartbeat_s
         self._patience_s = patience_s
         self._begin_patience_s = begin_patience_s
+        self._longest_pause_s = longest_pause_s
         self._calls = 0
 
     def alone(self, fn: Callable[[], T], what: str) -> T | None:
@@ -149,7 +152,7 @@ class Lead:
                 state = "shown no sign of life" if beat else "not come to it"
                 raise LeadFailed(f"rank 0 has {state} for {silence:.0f} s ({what})")
             time.sleep(pause)
-            pause = min(pause * 1.5, MAX_PAUSE_S)
+            pause = min(pause * 1.5, self._longest_pause_s)
 
     def _forget_if_last(self, store: dist.Store) -> None:
         """Delete this call's keys when every rank but 0 has read the answer: whoever reads last does it."""

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from megatron.core.hyper_comm_grid import HyperCommGrid
 from megatron.core.process_groups_config import ProcessGroupCollection
 
+from paced_megatron.runtime.bridge import Bridge
 from paced_megatron.runtime.layout import Layout
 
 
@@ -37,11 +38,15 @@ class TeacherPlace:
     Attributes:
         layout: the teacher's; `students` is the student's.
         groups: this rank's groups in the teacher's layout; None where it has no part of the teacher.
+        rank: of this process in the job.
+        bridge: to the other side, where the teacher has ranks of its own; None: both are on the same.
     """
 
     layout: Layout
     students: Layout
     groups: ProcessGroupCollection | None
+    rank: int
+    bridge: Bridge | None = None
 
 
 def place_teacher(
@@ -63,4 +68,18 @@ def place_teacher(
     if rest:
         raise ValueError(f"{len(students.ranks)} ranks are no multiple of the teacher's {tp} x {pp}")
     layout = Layout(tp, pp, copies)
-    return TeacherPlace(layout, students, student_groups if layout == students else layout_groups(layout))
+    groups = student_groups if layout == students else layout_groups(layout)
+    return TeacherPlace(layout, students, groups, dist.get_rank())
+
+
+def teacher_place_apart(
+    bridge: Bridge, students: Layout, teacher: Layout, groups: ProcessGroupCollection | None
+) -> TeacherPlace:
+    """The teacher on ranks of its own, behind those of the students.
+
+    Args:
+        students, teacher: their layouts; `first_rank` of the teacher's is filled in here.
+        groups: the teacher's; None on the students' side.
+    """
+    layout = Layout(teacher.tp, teacher.pp, teacher.dp, first_rank=students.ranks.stop)
+    return TeacherPlace(layout, students, groups, bridge.rank, bridge)

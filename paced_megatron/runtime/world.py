@@ -18,9 +18,11 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 
 from paced_megatron.config import ParallelConfig, TeacherConfig
 from paced_megatron.errors import UserError
+from paced_megatron.runtime.bridge import make_bridge
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
+from paced_megatron.runtime.layout import Layout
 from paced_megatron.runtime.lead import Lead
-from paced_megatron.runtime.teacher_groups import TeacherPlace, place_teacher
+from paced_megatron.runtime.teacher_groups import TeacherPlace, place_teacher, teacher_place_apart
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class World:
     """One process's place in the job.
 
     Attributes:
-        rank, world_size: this process and the number of all, as torchrun counts them.
+        rank, world_size: this process and the number of all that hold a part of the student, as torchrun
+            counts them.
         device: where tensors live: the CPU, or this process's GPU.
         groups: Megatron's process groups (`tp`, `dp`, `pp`, ...); they are handed to whatever communicates.
         lead: rank 0 works alone, the others wait for it.
@@ -86,41 +89,84 @@ def local_device() -> torch.device:
 
 @contextlib.contextmanager
 def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) -> Iterator[World]:
-    """Join the job that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and leave it
-    at the end.
+    """Join the job that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) on the
+    student's side, and leave it at the end.
 
     Raises:
-        UserError: the job has another number of processes than `parallel` asks for.
+        UserError: the job has another number of processes than the configuration asks for.
     """
+    rank, world_size = _rank_in_job(parallel, teacher)
+    students = parallel.world_size
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(_device())
+        store = _job_store(rank, world_size)
+        groups = stack.enter_context(_joined_side("group", parallel, seed, rank, students, store, device))
+        # Rank 0 writes an exported folder before it comes to the next call; a large one takes its time.
+        lead = Lead(rank, students, dist.PrefixStore("lead", store), begin_patience_s=3600.0)
+        if teacher.own_ranks:
+            bridge = make_bridge(store, _backend(device), rank, students, world_size - students)
+            place = teacher_place_apart(
+                bridge, _layout(parallel), _layout(_teachers(parallel, teacher)), None
+            )
+        else:
+            sizes = teacher.tensor_model_parallel_size, teacher.pipeline_model_parallel_size
+            place = place_teacher(groups, *sizes)
+        yield World(rank, students, device, groups, lead, place)
+        if place.bridge is not None:
+            place.bridge.end()
+        lead.close()
+
+
+def is_teachers(parallel: ParallelConfig) -> bool:
+    """Whether this process holds a part of the teacher alone."""
+    return int(os.environ.get("RANK", 0)) >= parallel.world_size
+
+
+@contextlib.contextmanager
+def joined_teacher(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) -> Iterator[TeacherPlace]:
+    """As `joined_world`, on the side of a teacher with processes of its own."""
+    rank, world_size = _rank_in_job(parallel, teacher)
+    students, own = parallel.world_size, _teachers(parallel, teacher)
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(_device())
+        store = _job_store(rank, world_size)
+        side = _joined_side("teacher", own, seed, rank - students, own.world_size, store, device)
+        groups = stack.enter_context(side)
+        bridge = make_bridge(store, _backend(device), rank, students, own.world_size)
+        yield teacher_place_apart(bridge, _layout(parallel), _layout(own), groups)
+
+
+def _rank_in_job(parallel: ParallelConfig, teacher: TeacherConfig) -> tuple[int, int]:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    wanted = parallel.world_size
+    own = teacher.own_processes(parallel)
+    wanted = parallel.world_size + own
     if world_size != wanted:
+        more = f", and the teacher has {own} of its own" if own else ""
         raise UserError(
             f"the job has {world_size} processes, but the product of parallel.tensor_model_parallel_size, "
-            f"pipeline_model_parallel_size and data_parallel_size is {wanted}; start it with {wanted}, or "
-            "let `paced run` start them"
+            f"pipeline_model_parallel_size and data_parallel_size is {parallel.world_size}{more}; start it "
+            f"with {wanted}, or let `paced run` start them"
         )
-    device = local_device()
-    with contextlib.ExitStack() as stack:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        else:
-            stack.enter_context(megatron_on_cpu())
-        store = _join(rank, world_size, device)
-        stack.callback(_leave)
-        groups = parallel_groups(
-            parallel.tensor_model_parallel_size,
-            seed,
-            parallel.pipeline_model_parallel_size,
-            parallel.virtual_pipeline_model_parallel_size,
-        )
-        # Rank 0 writes an exported folder before it comes to the next call; a large one takes its time.
-        lead = Lead(rank, world_size, store, begin_patience_s=3600.0)
-        place = place_teacher(
-            groups, teacher.tensor_model_parallel_size, teacher.pipeline_model_parallel_size
-        )
-        yield World(rank, world_size, device, groups, lead, place)
-        lead.close()
+    return rank, world_size
+
+
+def _teachers(parallel: ParallelConfig, teacher: TeacherConfig) -> ParallelConfig:
+    """The layout of a teacher on ranks of its own."""
+    return ParallelConfig(
+        tensor_model_parallel_size=teacher.tensor_model_parallel_size or parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=(
+            teacher.pipeline_model_parallel_size or parallel.pipeline_model_parallel_size
+        ),
+        data_parallel_size=teacher.data_parallel_size,
+    )
+
+
+def _layout(parallel: ParallelConfig) -> Layout:
+    return Layout(
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.data_parallel_size,
+    )
 
 
 @contextlib.contextmanager
@@ -135,19 +181,54 @@ def job_of_one() -> Iterator[None]:
             _leave()
 
 
-def _join(rank: int, world_size: int, device: torch.device) -> dist.Store:
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if world_size == 1:
-        store: dist.Store = dist.HashStore()
+@contextlib.contextmanager
+def _device() -> Iterator[torch.device]:
+    device = local_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        yield device
     else:
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # torchrun's agent already serves a store on this port; otherwise rank 0 does.
-        agent_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = dist.TCPStore(
-            host, port, world_size, is_master=rank == 0 and not agent_serves, timeout=timedelta(minutes=5)
+        with megatron_on_cpu():
+            yield device
+
+
+def _backend(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def _job_store(rank: int, world_size: int) -> dist.Store:
+    if world_size == 1:
+        return dist.HashStore()
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # torchrun's agent already serves a store on this port; otherwise rank 0 does.
+    agent_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return dist.TCPStore(
+        host, port, world_size, is_master=rank == 0 and not agent_serves, timeout=timedelta(minutes=5)
+    )
+
+
+@contextlib.contextmanager
+def _joined_side(
+    name: str,
+    parallel: ParallelConfig,
+    seed: int,
+    rank: int,
+    world_size: int,
+    store: dist.Store,
+    device: torch.device,
+) -> Iterator[ProcessGroupCollection]:
+    """The default group and Megatron's of one side of the job, of which this is the `rank`-th process."""
+    backend = _backend(device)
+    dist.init_process_group(backend, store=dist.PrefixStore(name, store), rank=rank, world_size=world_size)
+    try:
+        yield parallel_groups(
+            parallel.tensor_model_parallel_size,
+            seed,
+            parallel.pipeline_model_parallel_size,
+            parallel.virtual_pipeline_model_parallel_size,
         )
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size)
-    return dist.PrefixStore("lead", store)
+    finally:
+        _leave()
 
 
 def _leave() -> None:

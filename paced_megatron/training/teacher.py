@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,38 @@ from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.models.folder import load_weights
 from paced_megatron.models.gpt import HiddenStatesModel, build_chunks
 from paced_megatron.runtime.teacher_groups import TeacherPlace
-from paced_megatron.training.batches import MicroBatch
+from paced_megatron.training.batches import MicroBatch, TokenRows
 from paced_megatron.training.forward import final_hidden_states
 from paced_megatron.training.sleep import Sleeper
 from paced_megatron.training.teacher_cache import TeacherCache
 from paced_megatron.training.teacher_handover import Parcel, hand_over, parcels
 from paced_megatron.training.teacher_head import HeadCut
+
+# What a teacher on ranks of its own is called for (teacher_service.py).
+LOAD, HIDDEN_STATES = "load", "hidden states"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Micro-batches that the teacher runs over, by their index in the step.
+
+    Attributes:
+        rows: its texts, and where their responses are.
+        owners: the student's replica that trains on the micro-batch.
+    """
+
+    rows: Mapping[int, TokenRows]
+    owners: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a teacher on ranks of its own has to load: see `Teacher.from_folder`."""
+
+    folder: Path
+    dtype: torch.dtype
+    student: ModelShape
+    offload: bool
 
 
 @dataclass(frozen=True)
@@ -61,13 +87,15 @@ class Teacher:
         offload: bool = False,
         cache: TeacherCache | None = None,
     ) -> Teacher:
-        """Load this rank's part from a Hugging Face folder. A collective over all ranks of the job.
+        """Load this rank's part from a Hugging Face folder. A collective over all ranks of the job; those
+        of a teacher on ranks of its own are called.
 
         Args:
             student: whose vocabulary boundaries the head is cut at.
         """
-        shape, rank = model_shape(folder), dist.get_rank()
-        model = None
+        shape, model = model_shape(folder), None
+        if place.bridge is not None and place.groups is None:
+            place.bridge.call(LOAD, Loading(folder, dtype, student, offload))
         if place.groups is not None:
             (model,) = build_chunks(shape, place.groups, dtype)
             load_weights(model, shape, folder, place.groups)
@@ -76,7 +104,7 @@ class Teacher:
             # schedule wants of them.
             model.config.variable_seq_lengths = place.layout.pp > 1
         like = torch.empty(0, dtype=dtype, device=torch.cuda.current_device())
-        cut = HeadCut(shape, student, place.layout, place.students, rank)
+        cut = HeadCut(shape, student, place.layout, place.students, place.rank)
         head = _cut_head(folder, cut, model, like)
         dist.barrier()  # NCCL wants a first collective on the group before messages between two of its ranks
         return cls(
@@ -95,7 +123,7 @@ class Teacher:
         """The final hidden states [M, H_t] at the response's positions, for each micro-batch of this rank's
         own replica of the student, on the ranks that hold the student's head; None elsewhere.
 
-        A collective over all ranks of the job.
+        A collective over all ranks of the job; those of a teacher on ranks of its own are called.
 
         Args:
             batches: every student replica's micro-batches, the same on all ranks.
@@ -103,13 +131,16 @@ class Teacher:
         self.head_sleeper.check_awake()
         step = [micro_batch for replica in batches for micro_batch in replica]
         owners = [replica for replica, batch in enumerate(batches) for _ in batch]
-        rank, students = dist.get_rank(), self.place.students
+        rank, students = self.place.rank, self.place.students
         mine = [index for index, owner in enumerate(owners) if owner == students.copy_of(rank)]
         needs = mine if students.is_last_stage(rank) else []
         found = {} if self.cache is None else self.cache.read([(i, step[i].examples) for i in needs])
         missing = [index for index in needs if index not in found]
         wanted = range(len(step)) if self.cache is None else self._agree(missing, len(step))
-        got = self._made(step, owners, wanted)
+        work = Work({i: step[i].teacher for i in wanted}, {i: owners[i] for i in wanted})
+        if self.place.bridge is not None:
+            self.place.bridge.call(HIDDEN_STATES, work)
+        got = self.made(work)
         if self.cache is not None and students.tp_rank(rank) == 0:
             self.cache.write(
                 [micro_batch.examples for micro_batch in step],
@@ -125,35 +156,33 @@ class Teacher:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return [index for index, flag in enumerate(flags.tolist()) if flag]
 
-    def _made(
-        self, step: Sequence[MicroBatch], owners: Sequence[int], wanted: Sequence[int]
-    ) -> dict[int, Tensor]:
-        """Forward over the wanted micro-batches, and what of it this rank is handed."""
+    def made(self, work: Work) -> dict[int, Tensor]:
+        """Forward over these micro-batches, and what of it this rank is handed. On all ranks of the job."""
         sent = parcels(
-            {index: step[index].labels.numel() for index in wanted},
-            {index: owners[index] for index in wanted},
+            {index: rows.positions.numel() for index, rows in work.rows.items()},
+            work.owners,
             self.place.layout,
             self.place.students,
         )
-        made = self._forward(step, self._own_share(sent))
-        return hand_over(made, sent, self.shape.hidden_size, self.like)
+        made = self._forward(work.rows, self._own_share(sent))
+        return hand_over(made, sent, self.shape.hidden_size, self.like, self.place)
 
     def _own_share(self, sent: Sequence[Parcel]) -> list[int]:
-        copy = self.place.layout.copy_of(dist.get_rank())
+        copy = self.place.layout.copy_of(self.place.rank)
         return (
             []
             if copy is None
             else [parcel.index for parcel in sent if parcel.sources == self.place.layout.last_stage(copy)]
         )
 
-    def _forward(self, step: Sequence[MicroBatch], share: Sequence[int]) -> dict[int, Tensor]:
+    def _forward(self, rows: Mapping[int, TokenRows], share: Sequence[int]) -> dict[int, Tensor]:
         """Hidden states by index, on the model's last stage; none of an empty share."""
         if self.model is None or self.place.groups is None or not share:
             return {}
         self.body.wake()
         self.body.check_awake()
         hidden = final_hidden_states(
-            [self.model], [step[index].teacher for index in share], self.place.groups, self.like.device
+            [self.model], [rows[index] for index in share], self.place.groups, self.like.device
         )
         if self.offload:
             self.body.sleep()

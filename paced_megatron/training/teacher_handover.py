@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from paced_megatron.runtime.layout import Layout
+from paced_megatron.runtime.teacher_groups import TeacherPlace
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def parcels(
 
 
 def hand_over(
-    made: Mapping[int, Tensor], sent: Sequence[Parcel], hidden_size: int, like: Tensor
+    made: Mapping[int, Tensor], sent: Sequence[Parcel], hidden_size: int, like: Tensor, place: TeacherPlace
 ) -> dict[int, Tensor]:
     """What this rank gets: [M, H_t] by index.
 
@@ -74,8 +75,9 @@ def hand_over(
     Args:
         made: this rank's own, by index.
         like: a tensor of the hidden states' dtype, on this rank's device.
+        place: which rank this is, in the job, and how it reaches the others.
     """
-    rank = dist.get_rank()
+    rank, group = place.rank, None if place.bridge is None else place.bridge.group
     got: dict[int, Tensor] = {}
     messages: list[dist.P2POp] = []
     for parcel in sent:
@@ -88,9 +90,9 @@ def hand_over(
                     parcel.rows, hidden_size, dtype=like.dtype, device=like.device
                 )
                 if parcel.rows:
-                    messages.append(dist.P2POp(dist.irecv, got[parcel.index], source))
+                    messages.append(dist.P2POp(dist.irecv, got[parcel.index], source, group))
             elif source == rank and parcel.rows:
-                messages.append(dist.P2POp(dist.isend, made[parcel.index].contiguous(), target))
+                messages.append(dist.P2POp(dist.isend, made[parcel.index].contiguous(), target, group))
     if messages:
         for request in dist.batch_isend_irecv(messages):
             request.wait()

@@ -100,7 +100,8 @@ MISTAKES = {
         "path: ../teacher\n  qqq: 1",
         8,
         "unknown key teacher.qqq; the keys of teacher are path, "
-        "tensor_model_parallel_size, pipeline_model_parallel_size, own_ranks, offload, cache",
+        "tensor_model_parallel_size, pipeline_model_parallel_size, own_ranks, data_parallel_size, "
+        "offload, cache",
     ),
     "unknown key in a list": (
         "- train_iters: 10",

@@ -69,8 +69,8 @@ TP, PP, VPP, DP = (
             "4 x 1",
         ),
         (
-            {"teacher": {"own_ranks": True}},
-            "teacher.own_ranks=true: the teacher shares the student's",
+            {"teacher": {DP: 2}},
+            f"teacher.{DP}=2 needs teacher.own_ranks=true",
         ),
         ({"parallel": {TP: 0}}, f"parallel.{TP} must be at least 1, not 0"),
     ],

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
+
+from paced_megatron.config.io import dump_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -111,3 +116,30 @@ def write_experiment(
     keys = {"run_dir": str(folder / "experiment"), "base": recipe.name, "arms": arms, "seeds": list(seeds)}
     path.write_text(yaml.safe_dump(keys, sort_keys=False))
     return path
+
+
+def adopt(recipe: Path, *overrides: str) -> None:
+    """Make a copied run one of this recipe: what has been rolled out and answered does not depend on it."""
+    config = load_config(recipe, overrides)
+    (config.run_dir / "config.yaml").write_text(dump_config(config))
+
+
+def end_a_rank(process: subprocess.Popen[str], rank: int, run: Path, after_steps: int = 2) -> tuple[int, str]:
+    """Kill one rank of a job that trains, after some steps; (exit code, stderr) of the job, which has a
+    minute to end."""
+    metrics = run / "stage-1/metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 180
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= after_steps):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.2)
+        (victim,) = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if child.environ().get("RANK") == str(rank)
+        ]
+        os.kill(victim.pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, errors

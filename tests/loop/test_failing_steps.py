@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from loop.recipes import QUICKSTART, records, run_paced, start_paced, write_recipe
-from paced_megatron.cli import main
-from paced_megatron.config.io import dump_config, load_config
+from loop.recipes import QUICKSTART, adopt, end_a_rank, records, run_paced, start_paced, write_recipe
 
 pytestmark = pytest.mark.parallel
 
 TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "lr": 1e-3, "save_interval": 1}
-
-
-@pytest.fixture(scope="module")
-def answered(tmp_path_factory) -> Path:
-    """The run's folder of one process, in which training is all that is left to do; to be copied."""
-    recipe = write_recipe(tmp_path_factory.mktemp("answered"), evaluation={"every": 0})
-    for verb in ("rollout", "weigh", "respond"):
-        assert main([verb, str(recipe)]) == 0
-    return recipe.parent / "run"
 
 
 @pytest.fixture
@@ -50,36 +36,13 @@ def pipelined(answered, tmp_path) -> Path:
     return recipe
 
 
-def adopt(recipe: Path, *overrides: str) -> None:
-    """Make the copied run one of this recipe: what has been rolled out and answered does not depend on it."""
-    config = load_config(recipe, overrides)
-    (config.run_dir / "config.yaml").write_text(dump_config(config))
-
-
 def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "stage-1/checkpoints").glob("iter_*"))
 
 
 def test_a_rank_that_dies_ends_the_job_within_a_minute_with_the_cause(pipelined):
-    process = start_paced("train", pipelined)
-    metrics = pipelined.parent / "run/stage-1/metrics.jsonl"
-    try:
-        deadline = time.monotonic() + 180
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.2)
-        (victim,) = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if child.environ().get("RANK") == "1"
-        ]
-        os.kill(victim.pid, signal.SIGKILL)
-        killed = time.monotonic()
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert time.monotonic() - killed < 60
-    assert process.returncode == 128 + signal.SIGKILL  # handed on, as a shell does
+    code, errors = end_a_rank(start_paced("train", pipelined), 1, pipelined.parent / "run")
+    assert code == 128 + signal.SIGKILL  # handed on, as a shell does
     assert "rank 1" in errors and "9" in errors, errors
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
 from paced_megatron.config import ParallelConfig, TrainingConfig
 from paced_megatron.models.folder import hugging_face_tensors
 from paced_megatron.models.gpt import parameters_by_name
 from paced_megatron.runtime.cpu import megatron_on_cpu
-from paced_megatron.runtime.teacher_groups import place_teacher
+from paced_megatron.runtime.teacher_groups import TeacherPlace, place_teacher
 from paced_megatron.runtime.world import parallel_groups
 from paced_megatron.training.batches import Batching, micro_batches
 from paced_megatron.training.examples import Example
@@ -73,7 +74,6 @@ def step_gradients(
 def _one(
     rank: int, student_folder: Path, teacher_folder: Path, examples: Sequence[Example], case: Case
 ) -> Found:
-    torch.set_default_dtype(case.dtype)
     parallel = case.parallel
     groups = parallel_groups(
         parallel.tensor_model_parallel_size,
@@ -81,10 +81,26 @@ def _one(
         parallel.pipeline_model_parallel_size,
         parallel.virtual_pipeline_model_parallel_size,
     )
+    place = place_teacher(groups, **case.teacher)
+    found = found_on(rank, groups, place, student_folder, teacher_folder, examples, case)
+    parallel_state.destroy_model_parallel()
+    return found
+
+
+def found_on(
+    rank: int,
+    groups: ProcessGroupCollection,
+    place: TeacherPlace,
+    student_folder: Path,
+    teacher_folder: Path,
+    examples: Sequence[Example],
+    case: Case,
+) -> Found:
+    """What one work finds, with the student on these groups."""
+    torch.set_default_dtype(case.dtype)
+    parallel = case.parallel
     student = Student.from_folder(student_folder, groups, case.dtype, case.training, parallel)
-    teacher = Teacher.from_folder(
-        teacher_folder, place_teacher(groups, **case.teacher), case.dtype, student=student.shape
-    )
+    teacher = Teacher.from_folder(teacher_folder, place, case.dtype, student=student.shape)
     objective = Objective(
         divergence=case.divergence,
         parameter=case.parameter,
@@ -117,9 +133,7 @@ def _one(
             optimizer.zero_grad()  # it has made main_grad the parameters' grad
     sums = accumulate()
     student.settle()
-    found = Found(sums, _whole(student, _gradients(student), rank), _whole(student, _weights(student), rank))
-    parallel_state.destroy_model_parallel()
-    return found
+    return Found(sums, _whole(student, _gradients(student), rank), _whole(student, _weights(student), rank))
 
 
 def _whole(student: Student, tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor] | None:

@@ -1,0 +1,36 @@
+"""What the ranks of a job do in which the teacher has processes of its own, behind those of the student."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from paced_megatron.config import TeacherConfig
+from paced_megatron.runtime.world import is_teachers, joined_teacher, joined_world
+from paced_megatron.training.examples import Example
+from paced_megatron.training.teacher_service import serve
+from parallel.step_ranks import Case, Found, found_on
+
+Work = tuple[Path, Path, Sequence[Example], Case]
+
+
+def gradients_apart(
+    rank: int, world_size: int, port: int, teacher: TeacherConfig, works: Sequence[Work]
+) -> list[Found] | None:
+    """As `step_gradients`, for works of one layout; None on the teacher's ranks."""
+    dist.destroy_process_group()  # the pool's, which spans both sides
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    parallel = works[0][-1].parallel
+    if is_teachers(parallel):
+        torch.set_default_dtype(works[0][-1].dtype)
+        with joined_teacher(parallel, teacher, 1) as place:
+            serve(place)
+        return None
+    with joined_world(parallel, teacher, 1) as world:
+        assert world.teacher is not None
+        return [found_on(rank, world.groups, world.teacher, *work) for work in works]
