@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from paced_megatron.rollout.attempts import Attempt
 
+_MERGES = 2  # tokens that a text may take more between others than by itself: one at each end
 _SHOWN = 5  # ids of problems in a message
 
 
@@ -113,7 +114,7 @@ class TeacherPrompts:
         solution = self.problems[problem_id].solution or ""
         shown = max(new_tokens, len(self.tokenizer(solution, add_special_tokens=False)["input_ids"]))
         bare = max(len(self.checked(problem_id, "", said)) for said in VERDICTS.values())
-        return bare + self.template.count("{attempt}") * shown
+        return bare + self.template.count("{attempt}") * (shown + _MERGES)
 
 
 def make_teacher_prompts(
