@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paced_megatron.config import Config
+from paced_megatron.config import Config, StageConfig
 from paced_megatron.errors import UserError
 from paced_megatron.models.families import ModelShape, check_layout, model_shape
 from paced_megatron.models.hub import local_folder
 from paced_megatron.models.weight_files import check_weights
+from paced_megatron.problems.context import context_template
 from paced_megatron.problems.load import load_problems
 from paced_megatron.problems.problem import Problem
 from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
+from paced_megatron.problems.teacher_prompts import TeacherPrompts, make_teacher_prompts
 from paced_megatron.problems.tokenizer import load_tokenizer, same_tokenizer
 from paced_megatron.training.writers import check_installed
 
@@ -53,9 +55,10 @@ class Inputs:
         train, test, forgetting: the problems to train on, those held out (None: no evaluation), and those of
             another skill (None: none).
         tokenizer: the student's; the teacher's is the same.
-        student, teacher: their shapes.
+        student, teacher: their shapes; without `teacher.path` there is no teacher but the student itself.
         student_folder, teacher_folder: where their weights lie; for a model named as on the Hugging Face hub
             its folder in the local cache, which the configuration doesn't name.
+        teacher_prompts: for each stage the training problems' prompts as its teacher sees them.
     """
 
     train: ProblemSet
@@ -63,9 +66,18 @@ class Inputs:
     forgetting: ProblemSet | None
     tokenizer: PreTrainedTokenizerBase
     student: ModelShape
-    teacher: ModelShape
+    teacher: ModelShape | None
     student_folder: Path
-    teacher_folder: Path
+    teacher_folder: Path | None
+    teacher_prompts: Sequence[TeacherPrompts]
+
+    def teacher_of(self, stage: StageConfig) -> tuple[ModelShape, Path]:
+        """Whose hidden states the stage's student is compared with: the teacher's shape and folder, or those
+        of the student with which the run began (from which `ema` and `current` take only the shape)."""
+        if stage.teacher != "model":
+            return self.student, self.student_folder
+        assert self.teacher is not None and self.teacher_folder is not None, "a rule asks for teacher.path"
+        return self.teacher, self.teacher_folder
 
 
 def read_inputs(config: Config) -> Inputs:
@@ -78,16 +90,21 @@ def read_inputs(config: Config) -> Inputs:
         UserError: the first thing that is wrong, by name, and what to do.
     """
     check_installed(config.logging)
-    student_folder, teacher_folder = local_folder(config.student.path), local_folder(config.teacher.path)
-    student, teacher = model_shape(student_folder), model_shape(teacher_folder)
-    check_layouts(config, student, teacher, student_folder, teacher_folder)
-    for shape, folder in ((student, student_folder), (teacher, teacher_folder)):
+    student_folder = local_folder(config.student.path)
+    teacher_folder = None if config.teacher.path is None else local_folder(config.teacher.path)
+    student = model_shape(student_folder)
+    teacher = None if teacher_folder is None else model_shape(teacher_folder)
+    models = [(student, student_folder)]
+    if teacher is not None and teacher_folder is not None:
+        models.append((teacher, teacher_folder))
+    check_layouts(config, student, models[-1][0], student_folder, models[-1][1])
+    for shape, folder in models:
         check_weights(folder, shape)
-    same_tokenizer(student_folder, teacher_folder)
+    same_tokenizer(student_folder, models[-1][1])
     prompts = config.problems.prompts
     tokenizer = load_tokenizer(student_folder, prompts)
     check_prompts(tokenizer, prompts)
-    for shape, folder in ((student, student_folder), (teacher, teacher_folder)):
+    for shape, folder in models:
         if shape.vocab_size < len(tokenizer):
             raise UserError(
                 f"{folder}: the head has {shape.vocab_size} rows for the tokenizer's {len(tokenizer)} "
@@ -98,7 +115,27 @@ def read_inputs(config: Config) -> Inputs:
         _problem_set(path, config, tokenizer) if path else None
         for path in (config.problems.test, config.problems.forgetting)
     )
-    inputs = Inputs(train, test, forgetting, tokenizer, student, teacher, student_folder, teacher_folder)
+    inputs = Inputs(
+        train,
+        test,
+        forgetting,
+        tokenizer,
+        student,
+        teacher,
+        student_folder,
+        teacher_folder,
+        teacher_prompts=[
+            make_teacher_prompts(
+                f"stages.{number}.teacher_context",
+                context_template(stage),
+                tokenizer,
+                prompts,
+                train.by_id,
+                train.prompts,
+            )
+            for number, stage in enumerate(config.stages)
+        ],
+    )
     _check_lengths(config, inputs)
     return inputs
 
@@ -133,7 +170,9 @@ def _problem_set(path: Path, config: Config, tokenizer: PreTrainedTokenizerBase)
 
 def _check_lengths(config: Config, inputs: Inputs) -> None:
     """No prompt with its answer may be longer than what either model was made for."""
-    context = min(inputs.student.max_position_embeddings, inputs.teacher.max_position_embeddings)
+    context = min(
+        shape.max_position_embeddings for shape in (inputs.student, inputs.teacher) if shape is not None
+    )
     evaluation_tokens = config.evaluation.max_new_tokens or config.rollout.max_new_tokens
     for problems, key, new_tokens in (
         (inputs.train, "rollout.max_new_tokens", config.rollout.max_new_tokens),
@@ -142,17 +181,29 @@ def _check_lengths(config: Config, inputs: Inputs) -> None:
     ):
         if problems is None:
             continue
-        longest = max(problems.prompts, key=lambda problem_id: len(problems.prompts[problem_id]))
-        length = len(problems.prompts[longest])
-        if length + new_tokens > context:
-            raise UserError(
-                f"problem {longest} has a prompt of {length} tokens; with {key}={new_tokens} that is more "
-                f"than the models' context (max_position_embeddings={context}): lower {key} or leave out the "
-                "problem"
-            )
-        packed = config.training.pack_length
-        if packed is not None and problems is inputs.train and length + new_tokens > packed:
-            raise UserError(
-                f"problem {longest} has a prompt of {length} tokens; with {key}={new_tokens} that is more "
-                f"than a packed row (training.pack_length={packed}): raise it or lower {key}"
-            )
+        lengths = {problem_id: len(ids) for problem_id, ids in problems.prompts.items()}
+        packed = config.training.pack_length if problems is inputs.train else None
+        _check_longest(lengths, "prompt", key, new_tokens, context, packed)
+    new_tokens = config.rollout.max_new_tokens
+    for of_stage in inputs.teacher_prompts:
+        if of_stage.template:
+            lengths = {name: of_stage.longest(name, new_tokens) for name in inputs.train.prompts}
+            what = f"teacher's prompt ({of_stage.where})"
+            packed = config.training.pack_length
+            _check_longest(lengths, what, "rollout.max_new_tokens", new_tokens, context, packed)
+
+
+def _check_longest(
+    lengths: Mapping[str, int], what: str, key: str, new_tokens: int, context: int, packed: int | None
+) -> None:
+    """Raise UserError where the longest prompt leaves no room for `new_tokens`."""
+    longest = max(lengths, key=lambda problem_id: lengths[problem_id])
+    length = lengths[longest]
+    has = f"problem {longest} has a {what} of {length} tokens; with {key}={new_tokens} that is more than"
+    if length + new_tokens > context:
+        raise UserError(
+            f"{has} the models' context (max_position_embeddings={context}): lower {key} or leave out the "
+            "problem"
+        )
+    if packed is not None and length + new_tokens > packed:
+        raise UserError(f"{has} a packed row (training.pack_length={packed}): raise it or lower {key}")

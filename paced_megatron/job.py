@@ -67,5 +67,5 @@ def job_engine(config: Config, inputs: Inputs, logs: Path, world: World, console
     def say(text: str) -> None:
         warn(console, text)
 
-    folders = inputs.student_folder, inputs.teacher_folder
+    folders = inputs.student_folder, inputs.teacher_folder or inputs.student_folder
     return JobEngine(EngineSetting(config.rollout, world.device, *folders, logs=logs, say=say))

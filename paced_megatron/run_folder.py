@@ -16,7 +16,12 @@ A run's folder, all of it readable without this project's code:
       attempts.jsonl    K attempts at every training problem by the student that the stage starts from
       pass_rates.jsonl  a line per training problem: problem_id, correct, attempts, pass_rate, on_frontier,
                         kept, weight (0 where not kept; mean 1 over those that are)
-      responses.jsonl   the teacher's text
+      responses.jsonl   the teacher's text (not where the stage's text is rollouts)
+      rollouts/step-0000003.jsonl
+                        an on-policy stage's attempts, made before step 3 with the weights of that moment
+                        (weight_version "stage-N step-2"); steps up to the next file train on them. A problem
+                        drawn twice has the attempts 0 to K-1 and K to 2K-1
+      policy/           the student that makes them, as a Hugging Face folder, while the stage is trained
       metrics.jsonl     a line per optimizer step (training/metrics.py): loss, tokens, step_time (seconds) ...
       teacher/          the teacher's hidden states, a file a text (training/teacher_cache.py), where
                         teacher.cache asks for them
@@ -68,6 +73,15 @@ class StageFolder:
     @property
     def responses(self) -> Path:
         return self.path / "responses.jsonl"
+
+    @property
+    def policy(self) -> Path:
+        """The student as it is now, for its rollouts."""
+        return self.path / "policy"
+
+    def rollouts(self, step: int) -> Path:
+        """The attempts that were made before this step, for it and those that share them."""
+        return self.path / "rollouts" / f"step-{step:07d}.jsonl"
 
     @property
     def teacher(self) -> Path:

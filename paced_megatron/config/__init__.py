@@ -49,7 +49,7 @@ class Config:
     run_dir: Annotated[Path, Key("the run's folder; made if absent, continued if it holds the same run")]
     problems: ProblemsConfig
     student: ModelPathConfig
-    teacher: TeacherConfig
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)

@@ -26,9 +26,16 @@ class ModelPathConfig:
 
 
 @dataclass(frozen=True)
-class TeacherConfig(ModelPathConfig):
-    """The model to learn from, and how it shares the job with the student."""
+class TeacherConfig:
+    """The model to learn from, and how a teacher shares the job with the student."""
 
+    path: Annotated[
+        Path | None,
+        Key(
+            "as student.path; its tokenizer is the student's. null: there is no other model, and every stage "
+            "has `text: rollouts` and another `teacher` than `model`"
+        ),
+    ] = None
     tensor_model_parallel_size: Annotated[
         int | None,
         Key("processes that share each of the teacher's layers; null: as the student's", at_least=1),
@@ -51,7 +58,10 @@ class TeacherConfig(ModelPathConfig):
     ] = 1
     offload: Annotated[
         bool,
-        Key("the teacher's weights stay in host memory while it isn't computing, and free the GPU's"),
+        Key(
+            "the teacher's weights stay in host memory while it isn't computing, and free the GPU's; those "
+            "of an `ema` teacher only during rollouts"
+        ),
     ] = False
     cache: Annotated[
         bool,

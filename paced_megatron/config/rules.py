@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from paced_megatron.config import Config, LaunchConfig
 from paced_megatron.config.layouts import LAYOUT_RULES, Rule
+from paced_megatron.config.teacher_rules import TEACHER_RULES
+from paced_megatron.config.text_rules import TEXT_RULES
 from paced_megatron.divergence import check_parameter
 from paced_megatron.pacing import KEPT, PassRate, make_kernel
 
@@ -197,5 +199,7 @@ RULES: list[Rule] = [
         "has `test` where there is `forgetting`, `evaluation.greedy` or `evaluation.strata_attempts`",
         _forgetting_has_test,
     ),
+    *TEXT_RULES,
+    *TEACHER_RULES,
     *LAYOUT_RULES,
 ]

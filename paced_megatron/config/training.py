@@ -74,6 +74,13 @@ class TrainingConfig:
 class StageConfig:
     """One stage; stages are trained one after the other."""
 
+    text: Annotated[
+        Literal["responses", "rollouts"],
+        Key(
+            "what is trained on: `responses`, stored text of the teacher; `rollouts`, the student's own "
+            "attempts, made anew on the way (on-policy.md); goes with any divergence"
+        ),
+    ] = "responses"
     divergence: Annotated[
         Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "akl"],
         Key("`forward_kl`: KL(teacher || student); `reverse_kl`: the other way; the others: method.md, 2"),
@@ -87,4 +94,53 @@ class StageConfig:
             below=1,
         ),
     ] = None
-    train_iters: Annotated[int, Key("optimizer steps of this stage", at_least=1)]
+    teacher: Annotated[
+        Literal["model", "initial", "ema", "current"],
+        Key(
+            "who teaches: `model`, that of `teacher.path`; or the student itself: `initial`, as it was when "
+            "the run began (in every stage), frozen; `ema`, the moving average of its weights since the "
+            "stage began; `current`, as it is"
+        ),
+    ] = "model"
+    ema_decay: Annotated[
+        float | None,
+        Key(
+            "with `ema`: after each step the teacher is this much of itself and the rest of the student; "
+            "null: 0.99",
+            at_least=0,
+            below=1,
+        ),
+    ] = None
+    teacher_context: Annotated[
+        str | None,
+        Key(
+            "what the teacher sees beside the problem: `none`, `answer`, `solution`, or its user turn as a "
+            "text with the slots `{problem}` (the student's whole user turn), `{answer}`, `{solution}`, "
+            "`{attempt}` (a correct attempt of the student's at the same problem, else the solution), "
+            "`{feedback}` (correct or incorrect: the attempt that is scored); null: `answer` where the "
+            "student teaches itself, `none` elsewhere"
+        ),
+    ] = None
+    train_iters: Annotated[
+        int,
+        Key(
+            "optimizer steps of this stage; with `text: rollouts` a step with no problem on the frontier "
+            "counts too, though nothing moves",
+            at_least=1,
+        ),
+    ]
+    rollout_every: Annotated[
+        int,
+        Key("with `text: rollouts`: this many steps share the weights that make their attempts", at_least=1),
+    ] = 1
+    train_on: Annotated[
+        Literal["all", "one"],
+        Key("with `text: rollouts`: `all` K attempts of a problem, each with w/K, or `one` of them with w"),
+    ] = "all"
+    leave_one_out: Annotated[
+        bool,
+        Key(
+            "with `text: rollouts`: an attempt's weight follows from the problem's other K-1 attempts "
+            "(method.md, 1)"
+        ),
+    ] = False

@@ -27,7 +27,7 @@ ACCURACIES = tuple(
 # Training's tokens are those of the responses trained on. A rollout is an attempt or a teacher's response;
 # what the arms of a seed share is made once and counted in each.
 COSTS = ("problems_kept", "training_tokens", "training_seconds", "rollout_tokens", "rollout_seconds")
-ROLLOUT_PHASES = ("attempts", "responses")
+ROLLOUT_PHASES = ("attempts", "responses", "rollouts")
 
 
 @dataclass(frozen=True)

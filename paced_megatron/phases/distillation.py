@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
@@ -12,11 +12,16 @@ from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.pacing import PassRate, read_pass_rates, read_weights
 from paced_megatron.phases.evaluation import evaluate, is_measured
 from paced_megatron.phases.needs import read_recorded, student_before
+from paced_megatron.phases.on_policy import OnPolicyText
 from paced_megatron.phases.rollouts import problems_to_respond_to
+from paced_megatron.phases.snapshot import save_snapshot
+from paced_megatron.rollout.attempts import Attempt
 from paced_megatron.rollout.requests import attempt_seed
+from paced_megatron.training.batches import batch_order
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
+from paced_megatron.training.source import Source, StoredText
 from paced_megatron.training.student import load_chunks
 from paced_megatron.training.teacher_cache import GB, TeacherCache, weights_identity
 from paced_megatron.training.trainer import DTYPES, Trainer
@@ -24,12 +29,13 @@ from paced_megatron.training.writers import Writer, open_writers
 
 
 def train(job: Job, number: int) -> None:
-    """Distil the teacher into the student on the weighted responses: checkpoints/ and metrics.jsonl."""
+    """Distil the teacher into the student on weighted text, stored or its own: checkpoints/ and
+    metrics.jsonl."""
     folder, stage, config = job.stage_folder(number), job.stage(number), job.config
     done = job.world.lead.agree(latest_iteration(folder.checkpoints))
     if done >= stage.train_iters:
         return job.say(f"stage {number}: trained already ({done} steps)")
-    examples = _examples(job, number)
+    source = TEXTS[stage.text](job, number)
     student_folder, _ = student_before(job, number)
     trainer = Trainer.from_folders(
         job.world,
@@ -37,23 +43,16 @@ def train(job: Job, number: int) -> None:
         config.training,
         config.parallel,
         student_folder=student_folder,
-        teacher_folder=job.inputs.teacher_folder,
+        teacher_folder=job.inputs.teacher_of(stage)[1],
         teacher_offload=config.teacher.offload,
-        teacher_cache=_teacher_cache(job, number, examples),
+        teacher_cache=_teacher_cache(job, number, source.stored),
     )
 
     def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
         snapshot = folder.snapshot(step)
         if job.world.lead.agree(is_measured(job, number, step)):
             return
-        save_folder(
-            student,
-            job.inputs.student,
-            job.world.groups,
-            source=job.inputs.student_folder,
-            out=snapshot,
-            replace=True,  # a run killed during this evaluation left one
-        )
+        save_snapshot(job, student, snapshot)
         with trainer.asleep():
             evaluate(job, number, step, snapshot)
         job.world.lead.alone(lambda: shutil.rmtree(snapshot), "clearing up after an evaluation")
@@ -61,14 +60,15 @@ def train(job: Job, number: int) -> None:
     train_stage(
         trainer,
         folder,
-        examples,
+        source,
         train_iters=stage.train_iters,
-        seed=attempt_seed(config.seed, "order of batches", number),
         evaluate_every=config.evaluation.every if job.inputs.test else 0,
         on_evaluation=evaluate_snapshot,
         console=job.console,
         writers=_writers(job, number),
     )
+    if job.world.is_lead:
+        shutil.rmtree(folder.policy, ignore_errors=True)
 
 
 def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> TeacherCache | None:
@@ -77,15 +77,15 @@ def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> Teache
     if not job.config.teacher.cache:
         return None
     training, stage = job.config.training, job.stage(number)
-    if stage.train_iters * training.global_batch_size <= len(examples):
+    if not examples or stage.train_iters * training.global_batch_size <= len(examples):
         job.say(f"stage {number}: teacher.cache is left out: no text comes a second time")
         return None
-    teacher = job.inputs.teacher_folder
+    shape, teacher = job.inputs.teacher_of(stage)
     identity = job.world.lead.agree(weights_identity(teacher) if job.world.is_lead else None)
     cache = TeacherCache(
         job.stage_folder(number).teacher,
         identity,
-        job.inputs.teacher.hidden_size,
+        shape.hidden_size,
         DTYPES[training.params_dtype],
         job.world.device,
     )
@@ -138,6 +138,24 @@ def export(job: Job, number: int) -> None:
     job.say(f"stage {number}: student exported to {folder.student}")
 
 
+def _stored_text(job: Job, number: int) -> Source:
+    examples = _examples(job, number)
+    size = job.config.training.global_batch_size
+    seed = attempt_seed(job.config.seed, "order of batches", number)
+    return StoredText(examples, lambda step: batch_order(len(examples), size, step - 1, seed))
+
+
+def _rollouts(job: Job, number: int) -> Source:
+    def teacher_prompt(attempt: Attempt, attempts: Sequence[Attempt]) -> tuple[int, ...]:
+        return job.inputs.teacher_prompts[number - 1].of(attempt.problem_id, attempt, attempts)
+
+    return OnPolicyText(job, number, teacher_prompt)
+
+
+# A stage's `text` -> where its batches come from.
+TEXTS: dict[str, Callable[[Job, int], Source]] = {"responses": _stored_text, "rollouts": _rollouts}
+
+
 def _examples(job: Job, number: int) -> list[Example]:
     """The stage's examples, the same on every rank: files are read where all ranks see them."""
     folder = job.stage_folder(number)
@@ -148,7 +166,9 @@ def _examples(job: Job, number: int) -> list[Example]:
             f"{folder.responses}: not all of the teacher's responses are there; run `paced respond` first"
         )
     rates = {rate.problem_id: rate.value for rate in _pass_rates(job, number)}
-    examples = examples_from_responses(responses, job.inputs.train.prompts, weights, rates)
+    examples = examples_from_responses(
+        responses, job.inputs.train.prompts, weights, rates, job.inputs.teacher_prompts[number - 1].of
+    )
     if not examples:
         raise UserError(
             f"{folder.responses}: all {len(responses)} responses of the teacher are truncated; raise "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 from paced_megatron.inputs import ProblemSet
 from paced_megatron.job import Job
@@ -15,8 +17,8 @@ from paced_megatron.problems.verify import score
 from paced_megatron.progress import track
 from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_warnings, recover_attempts
 from paced_megatron.rollout.collect import collect_attempts
-from paced_megatron.rollout.engine import Sampling
-from paced_megatron.rollout.requests import attempt_requests, attempt_seed
+from paced_megatron.rollout.engine import Key, Sampling
+from paced_megatron.rollout.requests import attempt_requests, attempt_seed, keyed_requests
 from paced_megatron.timings import Timing, append_timing
 
 
@@ -46,14 +48,18 @@ def roll_out(job: Job, number: int) -> None:
 
 def respond(job: Job, number: int) -> None:
     """The teacher answers the problems that are kept (or all) once each, as text to train on:
-    responses.jsonl."""
+    responses.jsonl. Not in an on-policy stage, which trains on what the student says."""
     folder = job.stage_folder(number)
+    if job.stage(number).text == "rollouts":
+        return job.say(f"stage {number}: no responses of the teacher: the stage trains on its own rollouts")
+    teacher = job.inputs.teacher_folder
+    assert teacher is not None, "a rule asks for teacher.path"
 
     def work() -> None:
         responses = sample(
             job,
             problems_to_respond_to(job, number),
-            weights=job.inputs.teacher_folder,
+            weights=teacher,
             version="teacher",
             path=folder.responses,
             sampling=rollout_sampling(job),
@@ -81,6 +87,7 @@ def rollout_sampling(job: Job) -> Sampling:
 PHASE_NAMES = {
     "attempts": "attempts",
     "responses": "teacher's responses",
+    "rollouts": "rollouts",
     "evaluation": "evaluation",
     "strata": "strata of the held-out problems",
     "attempts_after": "attempts after training",
@@ -95,20 +102,29 @@ def sample(
     version: str,
     path: Path,
     sampling: Sampling,
-    per_problem: int,
+    per_problem: int = 0,
+    keys: Sequence[Key] | None = None,
     phase: str,
     number: int,
     detail: str = "",
+    console: Console | None = None,
 ) -> list[Attempt]:
     """Every attempt at every problem by these weights, scored; those that `path` already has are not made
     again. What it took goes into timings.jsonl.
 
     Args:
+        per_problem: attempts at each problem; or `keys`, (problem id, index) of each attempt.
         phase: a row of PHASE_NAMES; `number`: the stage; `detail`: what else the progress line should say.
+        console: where progress is shown; None: on the job's.
     """
     # The file's name within the run goes into the seeds, so that no two phases draw alike.
     name = str(path.relative_to(job.folder.path))
-    requests = attempt_requests(problems.prompts, per_problem, attempt_seed(job.config.seed, name, 0))
+    seed = attempt_seed(job.config.seed, name, 0)
+    requests = (
+        attempt_requests(problems.prompts, per_problem, seed)
+        if keys is None
+        else keyed_requests(problems.prompts, keys, seed)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {attempt.key: attempt for attempt in recover_attempts(path)}
     complete = recorded.keys() == {request.key for request in requests}
@@ -119,7 +135,13 @@ def sample(
     what = f"stage {number}: {PHASE_NAMES[phase]}{detail}"
     with (
         job.engine(weights, version) as engine,
-        track(what, total=len(requests), unit="attempts", console=job.console, done=len(recorded)) as bar,
+        track(
+            what,
+            total=len(requests),
+            unit="attempts",
+            console=console or job.console,
+            done=len(recorded),
+        ) as bar,
     ):
         began = time.perf_counter()  # from here on tokens are made
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from paced_megatron.config import Config
+from paced_megatron.config import Config, StageConfig
+from paced_megatron.config.teacher_rules import MOVING
 from paced_megatron.divergence import DIVERGENCES
 from paced_megatron.inputs import check_layouts
 from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.models.hub import config_folder
+from paced_megatron.plan.memory import memory_by_stage
 from paced_megatron.plan.rollouts import Rollouts
 from paced_megatron.plan.work import Layout, Work
 
@@ -28,8 +30,16 @@ def planned_work(config: Config, texts: Texts, device: str) -> Work:
     Raises:
         UserError: a model that is not supported, or a layout that can't cut it.
     """
-    student, teacher = _shape(config.student.path), _shape(config.teacher.path)
-    check_layouts(config, student, teacher, config.student.path, config.teacher.path)
+    works = [_work_of(config, texts, device, stage) for stage in config.stages]
+    return max(works, key=lambda work: max(stage.peak for stage in memory_by_stage(work)))
+
+
+def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> Work:
+    """A step of one stage."""
+    student, student_path = _shape(config.student.path), config.student.path
+    other = config.teacher.path if stage.teacher == "model" else None
+    teacher, teacher_path = (student, student_path) if other is None else (_shape(other), other)
+    check_layouts(config, student, teacher, student_path, teacher_path)
     layout = planned_layout(config)
     new_tokens = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
     rollouts = Rollouts(
@@ -48,9 +58,11 @@ def planned_work(config: Config, texts: Texts, device: str) -> Work:
         prompt_tokens=texts.prompt_tokens,
         response_tokens=texts.response_tokens,
         pack_length=config.training.pack_length,
-        teacher_offload=config.teacher.offload,
+        teacher_kind=stage.teacher,
+        # A teacher that is an average follows the student after each step: it sleeps during rollouts only.
+        teacher_offload=config.teacher.offload and stage.teacher not in MOVING,
         loss_workspace_mb=config.training.loss_workspace_mb,
-        buffers=max(DIVERGENCES[stage.divergence].buffers for stage in config.stages),
+        buffers=DIVERGENCES[stage.divergence].buffers,
         device=device,
         rollouts=rollouts if config.rollout.engine == "embedded" else None,
     )

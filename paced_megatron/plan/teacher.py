@@ -36,10 +36,11 @@ def teacher_at_stage(work: Work, stage: int) -> TeacherOnRank:
     layout = work.layout
     of_stage = layout.world_size // layout.pipeline_model_parallel_size
     ranks = range(stage * of_stage, (stage + 1) * of_stage)
-    return max((_on_rank(work, rank) for rank in ranks), key=lambda found: found.total)
+    on_rank = _KINDS[work.teacher_kind]
+    return max((on_rank(work, rank) for rank in ranks), key=lambda found: found.total)
 
 
-def _on_rank(work: Work, rank: int) -> TeacherOnRank:
+def _frozen(work: Work, rank: int) -> TeacherOnRank:
     students, teachers = _layouts(work)
     cut = HeadCut(work.teacher, work.student, teachers, students, rank)
     stage = rank // (teachers.tp * teachers.dp)
@@ -54,6 +55,35 @@ def _on_rank(work: Work, rank: int) -> TeacherOnRank:
         made=float(share * micro_batch if hands_on else 0),
         handed_over=float(work.micro_batches * micro_batch if students.is_last_stage(rank) else 0),
     )
+
+
+def _ema(work: Work, rank: int) -> TeacherOnRank:
+    """One copy of the student's part, float32 or wider, and so its hidden states."""
+    own = parameters_on_rank(work.student, *_cut(work, rank))
+    return TeacherOnRank(float(own.total * work.accurate), 0.0, 0.0, _kept(work, rank, work.accurate))
+
+
+def _current(work: Work, rank: int) -> TeacherOnRank:
+    """The student's own weights."""
+    return TeacherOnRank(0.0, 0.0, 0.0, _kept(work, rank, work.element))
+
+
+# `teacher` of a stage -> what a rank holds of it.
+_KINDS = {"model": _frozen, "initial": _frozen, "ema": _ema, "current": _current}
+
+
+def _cut(work: Work, rank: int) -> tuple[int, int, int]:
+    """The student's tensor and pipeline sizes, and the rank's pipeline stage."""
+    students, _ = _layouts(work)
+    return students.tp, students.pp, rank // (students.tp * students.dp)
+
+
+def _kept(work: Work, rank: int, element: int) -> float:
+    """The hidden states of a teacher in the student's layout, for all the step's micro-batches."""
+    students, _ = _layouts(work)
+    if not students.is_last_stage(rank):
+        return 0.0
+    return float(work.micro_batches * work.loss_tokens * work.student.hidden_size * element)
 
 
 def _layouts(work: Work) -> tuple[runtime.Layout, runtime.Layout]:

@@ -44,6 +44,7 @@ class Work:
         params_dtype: a key of BYTES.
         prompt_tokens, response_tokens: of every text: the longest ones, since memory is what they take.
         pack_length: tokens of a packed bin that takes the place of a padded text; None: not packed.
+        teacher_kind: `teacher` of the stage; `teacher` is the student's shape for all but `model`.
         teacher_offload: the teacher's weights are on the host while it doesn't compute.
         device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
         buffers: [tokens, vocabulary] tensors that the divergence has alive in a block.
@@ -59,6 +60,7 @@ class Work:
     prompt_tokens: int
     response_tokens: int
     pack_length: int | None = None
+    teacher_kind: str = "model"
     teacher_offload: bool = False
     loss_workspace_mb: float | None = None
     buffers: int = 4

@@ -28,15 +28,38 @@ def prompt_token_ids(
     Nothing is cut off, however long the problem is. `tokenizer` comes from load_tokenizer, which gives it
     prompts.chat_template, and `prompts` has passed check_prompts.
     """
+    return chat_token_ids(tokenizer, user_turn(problem, prompts), prompts)
+
+
+def user_turn(problem: Problem, prompts: PromptConfig) -> str:
+    """What the student is asked, as its user turn."""
+    # replace, not format: problems and templates are full of LaTeX's own braces.
+    return prompts.template.replace(SLOT, problem.problem)
+
+
+def chat_token_ids(tokenizer: PreTrainedTokenizerBase, turn: str, prompts: PromptConfig) -> list[int]:
+    """The ids of a prompt whose user turn is `turn`, up to where the response begins."""
     # return_dict=False: transformers 5 would return a BatchEncoding. It adds no tokens of its own.
     ids = tokenizer.apply_chat_template(
-        _messages(problem, prompts),
+        _messages(turn, prompts),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=False,
         **prompts.chat_template_kwargs,
     )
     return list(ids)
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, turn: str, prompts: PromptConfig) -> str:
+    """The text that `chat_token_ids` gives the ids of."""
+    return str(
+        tokenizer.apply_chat_template(
+            _messages(turn, prompts),
+            add_generation_prompt=True,
+            tokenize=False,
+            **prompts.chat_template_kwargs,
+        )
+    )
 
 
 def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> None:
@@ -58,9 +81,8 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
         )
     _check_arguments(tokenizer, prompts)
     source = _template_source(prompts)
-    turns, arguments = _messages(PROBE, prompts), prompts.chat_template_kwargs
     try:
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **arguments)
+        text = chat_text(tokenizer, user_turn(PROBE, prompts), prompts)
     except Exception as error:  # a template is a program: what it raises is up to its author
         raise UserError(f"{source} does not render: {_one_line(error)}") from error
     if PROBE.problem not in text:
@@ -78,9 +100,8 @@ def read_chat_template(path: Path) -> str:
         raise UserError(f"problems.prompts.chat_template: {path} is not UTF-8") from error
 
 
-def _messages(problem: Problem, prompts: PromptConfig) -> list[dict[str, str]]:
-    # replace, not format: problems and templates are full of LaTeX's own braces.
-    turns = [{"role": "user", "content": prompts.template.replace(SLOT, problem.problem)}]
+def _messages(turn: str, prompts: PromptConfig) -> list[dict[str, str]]:
+    turns = [{"role": "user", "content": turn}]
     if prompts.system_prompt is not None:
         turns.insert(0, {"role": "system", "content": prompts.system_prompt})
     return turns

@@ -11,7 +11,7 @@ from paced_megatron.report.source import RunRecord
 
 # A column of the report -> the phases of timings.jsonl that belong to it.
 GENERATED = {
-    "rollouts": ("attempts",),
+    "rollouts": ("attempts", "rollouts"),
     "responses": ("responses",),
     "measuring": ("evaluation", "strata", "attempts_after"),
 }

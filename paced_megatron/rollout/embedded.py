@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from paced_megatron.errors import UserError
+from paced_megatron.models.weight_files import INDEX, WeightFiles
 from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.rollout.checks import check_requests, end_ids
 from paced_megatron.rollout.engine import Completion, Key, Request, Sampling
@@ -26,6 +27,7 @@ class _Loaded:
     model: Any
     eos_ids: tuple[int, ...]
     forbidden_ids: tuple[int, ...]  # rows of the head that stand for no token
+    settings: dict[str, bytes]  # what the folder has beside its weights
 
 
 class EmbeddedEngine:
@@ -45,13 +47,35 @@ class EmbeddedEngine:
         self._loaded: _Loaded | None = None
 
     def load_weights(self, folder: Path, version: str) -> None:
-        """Load a Hugging Face folder (config.json, safetensors, tokenizer) anew; its weights are `version`.
+        """Load a Hugging Face folder (config.json, safetensors, tokenizer); its weights are `version`. Where
+        all but the weights is as in the folder before, they are copied into the model that is there.
 
         Raises UserError where it is no such folder, weights are missing or no end-of-sequence token is named.
         """
+        folder, loaded = Path(folder), self._loaded
         self.close()  # before loading: two models need not fit
-        self._loaded = _load(Path(folder), self._device)
+        if loaded is not None and loaded.settings == _settings(folder) and _copied(loaded.model, folder):
+            loaded.model.to(self._device)
+            self._loaded = replace(loaded, folder=folder)
+        else:
+            del loaded
+            self._loaded = _load(folder, self._device)
         self.weight_version = version
+
+    def check_weights(self, folder: Path) -> None:
+        """Compare every weight with the folder's file.
+
+        Raises UserError where one is another.
+        """
+        if self._loaded is None:
+            raise RuntimeError("load_weights has to come before check_weights")
+        files = WeightFiles(Path(folder))
+        for name, held in self._loaded.model.named_parameters():
+            if name in files.names() and not torch.equal(held.cpu(), files[name].to(held.dtype)):
+                raise UserError(
+                    f"the embedded engine says that it has the weights {self.weight_version!r} of {folder}, "
+                    f"and its {name} is another: it draws from other weights"
+                )
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, skip: Collection[Key] = ()
@@ -78,8 +102,9 @@ class EmbeddedEngine:
         return (self._generate_batch(batch, sampling) for batch in left)
 
     def sleep(self) -> None:
-        """Forget the model, so that training has the memory."""
-        self.close()
+        """Keep the model in host memory alone, so that training has the device's."""
+        if self._loaded is not None:
+            self._loaded.model.to("cpu")
 
     def close(self) -> None:
         """Forget the model."""
@@ -168,7 +193,25 @@ def _load(folder: Path, device: torch.device) -> _Loaded:
     rows = model.get_output_embeddings().weight.shape[0]
     eos_ids = end_ids(folder, (model.generation_config, model.config, tokenizer), token_ids, rows)
     model.generation_config = GenerationConfig()  # the folder's own would fill in what we leave unset
-    return _Loaded(folder, model, eos_ids, tuple(sorted(set(range(rows)) - token_ids)))
+    forbidden_ids = tuple(sorted(set(range(rows)) - token_ids))
+    return _Loaded(folder, model, eos_ids, forbidden_ids, _settings(folder))
+
+
+def _settings(folder: Path) -> dict[str, bytes]:
+    """The content of a folder's files that say what the model is, and where a text ends."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.json") if path.name != INDEX}
+
+
+@torch.no_grad()
+def _copied(model: Any, folder: Path) -> bool:
+    """Copy the folder's weights into a model of its kind; False, and nothing touched, where one has a weight
+    that the other lacks (transformers renames some, as of fused experts)."""
+    files, held = WeightFiles(folder), dict(model.named_parameters())
+    if any(name not in files.names() or files.part_of(name).shape != held[name].shape for name in held):
+        return False
+    for name, parameter in held.items():
+        parameter.copy_(files[name])
+    return True
 
 
 def _load_model(folder: Path, device: torch.device) -> Any:

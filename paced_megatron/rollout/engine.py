@@ -60,6 +60,13 @@ class RolloutEngine(Protocol):
         """Take the weights of a Hugging Face folder and call them `version`."""
         ...
 
+    def check_weights(self, folder: Path) -> None:
+        """Look at the weights that it draws from, not at what they are called: are they the folder's?
+
+        Raises UserError where they are others: of a step ago, say.
+        """
+        ...
+
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, skip: Collection[Key] = ()
     ) -> Iterator[list[Completion]]:

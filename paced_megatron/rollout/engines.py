@@ -68,6 +68,7 @@ class JobEngine:
         if self._engine is None:
             self._engine = ENGINES[self._setting.rollout.engine](self._setting)
         self._engine.load_weights(weights, version)
+        self._engine.check_weights(weights)
         yield self._engine
         self._engine.sleep()  # after an error the job ends, and the engine with it
 

@@ -10,8 +10,10 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.utils import get_model_config
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from paced_megatron.training.batches import TokenRows
 
@@ -34,6 +36,14 @@ def _packed_seq_params(rows: TokenRows, device: torch.device) -> PackedSeqParams
     return PackedSeqParams(
         qkv_format="thd", cu_seqlens_q=cuts, cu_seqlens_kv=cuts, max_seqlen_q=longest, max_seqlen_kv=longest
     )
+
+
+def all_tokens(output: Tensor, sequence_parallel: bool, group: ProcessGroup) -> Tensor:
+    """The last stage's output [s, b, H] of all tokens, where under sequence parallelism a rank has its part
+    of them; in the backward pass each takes its own part of the gradient back."""
+    if not sequence_parallel:
+        return output
+    return gather_from_sequence_parallel_region(output, tensor_parallel_output_grad=False, group=group)
 
 
 def at_positions(hidden: Tensor, rows: TokenRows) -> Tensor:
@@ -90,12 +100,15 @@ def final_hidden_states(
 ) -> list[Tensor | None]:
     """Forward only: for each of `rows` the final hidden states [M, H] at its positions on the model's last
     stage, None on the others. Under pipelining all rows have one shape."""
+    sequence_parallel = get_model_config(chunks[0]).sequence_parallel
 
     def forward_step(
         pending: Iterator[TokenRows], model: torch.nn.Module
     ) -> tuple[Tensor, Callable[..., Tensor]]:
         of = next(pending)
-        return stage_output(model, of, device), lambda output, non_loss_data: at_positions(output, of)
+        return stage_output(model, of, device), lambda output, non_loss_data: at_positions(
+            all_tokens(output, sequence_parallel, groups.tp), of
+        )
 
     found = run_schedule(
         forward_step,

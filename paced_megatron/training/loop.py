@@ -11,23 +11,25 @@ from rich.console import Console
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.progress import track
 from paced_megatron.run_folder import StageFolder
-from paced_megatron.training.batches import batch_order
 from paced_megatron.training.checkpoints import latest_iteration, load_checkpoint, save_checkpoint
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
+from paced_megatron.training.source import Batch, Source
+from paced_megatron.training.step import StepSums
 from paced_megatron.training.trainer import Trainer
 from paced_megatron.training.writers import Writer, scalars
 
 OnEvaluation = Callable[[int, list[HiddenStatesModel]], None]
 
+NOTHING = StepSums(0.0, 0.0, 0.0, 0.0, 0.0)  # of a batch without texts
+
 
 def train_stage(
     trainer: Trainer,
     folder: StageFolder,
-    examples: Sequence[Example],
+    source: Source,
     *,
     train_iters: int,
-    seed: int,
     evaluate_every: int,
     on_evaluation: OnEvaluation,
     console: Console,
@@ -35,10 +37,11 @@ def train_stage(
 ) -> None:
     """Take optimizer steps up to `train_iters`. A collective over all ranks.
 
-    Goes on from the newest checkpoint in `folder`, and leaves one of the last step there.
+    Goes on from the newest checkpoint in `folder`, and leaves one of the last step there. A step whose batch
+    is empty counts, and moves neither weights nor learning rate.
 
     Args:
-        examples: the same list on every rank, all of positive weight.
+        source: asked for each step's batch, just before it.
         on_evaluation: called on every rank with (steps done, the student's chunks) every
             `evaluate_every` steps before the last, when their checkpoint is written; 0: never.
         writers: get each step's numbers too, on rank 0.
@@ -57,14 +60,12 @@ def train_stage(
     title = f"stage {folder.number}: training"
     with track(title, total=train_iters, unit="steps", console=console, done=done) as bar:
         for step in range(done + 1, train_iters + 1):
-            metrics = _timed_step(
-                trainer, _batch(examples, training.global_batch_size, step, seed), folder.number, step
-            )
+            metrics = _timed_step(trainer, source.batch(step, trainer), folder.number, step)
             if trainer.world.is_lead:
                 append_metrics(folder.metrics, metrics)
                 for write in writers:
                     write(scalars(metrics), step)
-            bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
+            bar.advance(1, loss=metrics.loss, grad_norm=metrics.grad_norm, **metrics.shown)
             due = _evaluation_is_due(step, train_iters, evaluate_every)
             if due or step % training.save_interval == 0 or step == train_iters:
                 save_checkpoint(folder.checkpoints, step, trainer)
@@ -77,22 +78,27 @@ def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
     return every > 0 and step % every == 0 and step < train_iters
 
 
-def _batch(examples: Sequence[Example], size: int, step: int, seed: int) -> list[Example]:
-    return [examples[index] for index in batch_order(len(examples), size, step - 1, seed)]
-
-
-def _timed_step(trainer: Trainer, batch: Sequence[Example], stage: int, step: int) -> StepMetrics:
+def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> StepMetrics:
     started = time.perf_counter()
-    sums, grad_norm, lr = trainer.step(batch)
+    sums, grad_norm, lr = _update(trainer, batch.examples)
     step_time = time.perf_counter() - started
     return step_metrics(
-        batch,
+        batch.examples,
         sums,
+        weights=batch.weights,
         stage=stage,
         step=step,
         grad_norm=grad_norm,
         lr=lr,
         clip_grad=trainer.training.clip_grad,
         step_time=step_time,
-        timing_s=trainer.timers.seconds(trainer.student.device),
+        timing_s=trainer.timers.seconds(trainer.student.device) | batch.timing_s,
+        rollout=batch.rollout,
     )
+
+
+def _update(trainer: Trainer, examples: Sequence[Example]) -> tuple[StepSums, float, float]:
+    """As `Trainer.step`; of no texts: no step, and the learning rate that waits for the next."""
+    if not examples:
+        return NOTHING, 0.0, trainer.optimizer.param_groups[0]["lr"]
+    return trainer.step(examples)

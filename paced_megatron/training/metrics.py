@@ -21,16 +21,23 @@ class StepMetrics:
     """One line of metrics.jsonl.
 
     Attributes:
-        step: optimizer steps of the stage, this one included.
+        step: steps of the stage, this one included; one with no problem on the frontier took no optimizer
+            step: its loss, grad_norm, tokens, problems and texts are 0.
         grad_norm: global L2 norm of the gradient, before clipping.
-        divergence, student_entropy, teacher_entropy: means over the response's tokens, unweighted, in nats.
-        tokens: response tokens of the step; `problems`: its texts.
-        weight_ess: effective sample size of the weights, (sum w)^2 / sum w^2.
+        divergence, student_entropy, teacher_entropy: means over the response's tokens, unweighted, in nats;
+            None where there were none.
+        tokens: response tokens of the step; `problems`, `texts`: those trained on. On stored text each
+            problem has one text.
+        weight_ess: effective sample size of the problems' weights, (sum w)^2 / sum w^2.
         clipped: whether the gradient was longer than `training.clip_grad`; their mean is the clip rate.
-        pass_rate_mean: of the step's problems, by the measurement that gave them their weights.
+        pass_rate_mean: of the step's texts, by the measurement that gave them their weights.
         weight_share: stratum of the pass rate -> its share of the step's weight, strata without any left out.
-        step_time: seconds; `timing_s`: of its phases (timers.PHASES), each on the rank where it took longest.
+        step_time: seconds; `timing_s`: of its phases (timers.PHASES), each on the rank where it took longest;
+            in an on-policy stage also `sync` and `rollout`, on rank 0, which are not within `step_time`.
         tokens_per_s: `tokens` over `step_time`, all ranks together.
+        rollout: of the attempts that were made before this step: how many `problems` were drawn, which
+            `frontier_share` of them lies on the frontier and which `kept_share` is trained on, the
+            `pass_rate` over all of them, `attempts`, `tokens`, `truncated_share`; empty where none were made.
     """
 
     stage: int
@@ -38,11 +45,12 @@ class StepMetrics:
     loss: float
     grad_norm: float
     lr: float
-    divergence: float
-    student_entropy: float
-    teacher_entropy: float
+    divergence: float | None
+    student_entropy: float | None
+    teacher_entropy: float | None
     tokens: int
     problems: int
+    texts: int
     weight_ess: float
     clipped: bool
     pass_rate_mean: float | None
@@ -50,12 +58,25 @@ class StepMetrics:
     step_time: float
     tokens_per_s: float
     timing_s: dict[str, float]
+    rollout: dict[str, float]
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What the progress line says of the step's rollouts."""
+        if not self.rollout:
+            return {}
+        return {
+            "on the frontier": f"{self.rollout['frontier_share']:.0%}",
+            "pass rate": f"{self.rollout['pass_rate']:.2f}",
+            "rollout": f"{self.rollout['tokens']:.0f} tokens in {self.timing_s['rollout']:.1f} s",
+        }
 
 
 def step_metrics(
     batch: Sequence[Example],
     sums: StepSums,
     *,
+    weights: Sequence[float],
     stage: int,
     step: int,
     grad_norm: float,
@@ -63,27 +84,34 @@ def step_metrics(
     clip_grad: float,
     step_time: float,
     timing_s: dict[str, float],
+    rollout: dict[str, float],
 ) -> StepMetrics:
-    """Put a step's numbers together."""
+    """Put a step's numbers together; `weights` are those of its problems, which have one or more texts."""
     rates = [example.pass_rate for example in batch if example.pass_rate is not None]
+
+    def per_token(total: float) -> float | None:
+        return total / sums.tokens if sums.tokens else None
+
     return StepMetrics(
         stage=stage,
         step=step,
         loss=sums.loss,
         grad_norm=grad_norm,
         lr=lr,
-        divergence=sums.divergence / sums.tokens,
-        student_entropy=sums.student_entropy / sums.tokens,
-        teacher_entropy=sums.teacher_entropy / sums.tokens,
+        divergence=per_token(sums.divergence),
+        student_entropy=per_token(sums.student_entropy),
+        teacher_entropy=per_token(sums.teacher_entropy),
         tokens=int(sums.tokens),
-        problems=len(batch),
-        weight_ess=effective_sample_size([example.weight for example in batch]),
+        problems=len(weights),
+        texts=len(batch),
+        weight_ess=effective_sample_size(weights) if weights else 0.0,
         clipped=0 < clip_grad < grad_norm,
         pass_rate_mean=math.fsum(rates) / len(rates) if rates else None,
         weight_share=weight_share(batch),
         step_time=step_time,
         tokens_per_s=sums.tokens / step_time,
         timing_s=timing_s,
+        rollout=rollout,
     )
 
 

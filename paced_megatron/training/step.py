@@ -15,16 +15,15 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from torch import Tensor
 
 from paced_megatron.divergence import DivergenceResult, weighted_divergence
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.finite import LossNotFinite, problems_not_finite
-from paced_megatron.training.forward import at_positions, run_schedule, stage_output
+from paced_megatron.training.forward import all_tokens, at_positions, run_schedule, stage_output
 from paced_megatron.training.head import current_head, main_grad, with_head
 from paced_megatron.training.student import Student
-from paced_megatron.training.teacher import Teacher
+from paced_megatron.training.teachers import Teaching
 from paced_megatron.training.timers import PhaseTimers
 
 
@@ -59,7 +58,7 @@ class StepSums:
 
 def accumulate_gradient(
     student: Student,
-    teacher: Teacher,
+    teacher: Teaching,
     batches: Sequence[Sequence[MicroBatch]],
     objective: Objective,
     timers: PhaseTimers | None = None,
@@ -118,10 +117,7 @@ def _weighted_loss(
     """Megatron's loss function: the loss, its count of tokens (unused, see student.py), and what is to be
     logged."""
     assert teacher_head is not None and teacher_hidden is not None
-    if student.sequence_parallel:  # this rank's tokens -> all; each takes its own part of the gradient back
-        output = gather_from_sequence_parallel_region(
-            output, tensor_parallel_output_grad=False, group=student.groups.tp
-        )
+    output = all_tokens(output, student.sequence_parallel, student.groups.tp)
     student_hidden = at_positions(output, micro_batch.student)
     accurate = torch.promote_types(student_hidden.dtype, torch.float32)
     head = current_head(student.chunks[-1])

@@ -193,6 +193,14 @@ class Teacher:
         """All that sleeps while the job does something else than training."""
         return self.body, self.head_sleeper
 
+    @property
+    def chunks(self) -> tuple[HiddenStatesModel, ...]:
+        """None: training doesn't change it."""
+        return ()
+
+    def follow(self) -> None:
+        """It is frozen."""
+
 
 def _cut_head(folder: Path, cut: HeadCut, model: HiddenStatesModel | None, like: Tensor) -> Tensor | None:
     """The head's rows that this rank needs; the model's own go where they are of no use."""

@@ -23,8 +23,8 @@ from paced_megatron.training.optimizer import make_optimizer, make_schedule, opt
 from paced_megatron.training.sleep import Sleeper, asleep, optimizer_state
 from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
 from paced_megatron.training.student import Student
-from paced_megatron.training.teacher import Teacher
 from paced_megatron.training.teacher_cache import TeacherCache
+from paced_megatron.training.teachers import TEACHERS, TeacherSetting, Teaching
 from paced_megatron.training.timers import PhaseTimers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -39,9 +39,10 @@ class Trainer:
     batching: Batching
     objective: Objective
     student: Student
-    teacher: Teacher
+    teacher: Teaching
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
+    offload: bool = False
     timers: PhaseTimers = field(default_factory=PhaseTimers)
 
     @classmethod
@@ -57,16 +58,24 @@ class Trainer:
         teacher_offload: bool = False,
         teacher_cache: TeacherCache | None = None,
     ) -> Trainer:
-        """Load both models; optimizer and schedule start afresh, as they do in every stage."""
+        """Load student and teacher; optimizer and schedule start afresh, as they do in every stage.
+
+        Args:
+            student_folder: the student with which the stage begins.
+            teacher_folder: of a teacher that is frozen (see `Inputs.teacher_of`).
+        """
         dtype = DTYPES[training.params_dtype]
         student = Student.from_folder(student_folder, world.groups, dtype, training, parallel)
-        teacher = Teacher.from_folder(
-            teacher_folder,
-            world.teacher or place_teacher(world.groups),
-            dtype,
-            student=student.shape,
-            offload=teacher_offload,
-            cache=teacher_cache,
+        teacher = TEACHERS[stage.teacher](
+            TeacherSetting(
+                student,
+                teacher_folder,
+                world.teacher or place_teacher(world.groups),
+                dtype,
+                offload=teacher_offload,
+                cache=teacher_cache,
+                ema_decay=stage.ema_decay,
+            )
         )
         optimizer = make_optimizer(student, optimizer_config(training, parallel, dtype))
         return cls(
@@ -84,17 +93,22 @@ class Trainer:
             teacher=teacher,
             optimizer=optimizer,
             schedule=make_schedule(optimizer, training, stage.train_iters),
+            offload=teacher_offload,
         )
 
     @property
     def models(self) -> dict[str, Sequence[HiddenStatesModel]]:
         """What training changes, by name, and a checkpoint has to hold."""
-        return {"student": self.student.chunks}
+        models: dict[str, Sequence[HiddenStatesModel]] = {
+            "student": self.student.chunks,
+            "teacher": self.teacher.chunks,
+        }
+        return {name: chunks for name, chunks in models.items() if chunks}
 
     def asleep(self) -> AbstractContextManager[None]:
         """While it is entered, the device's memory is for something else (a rollout): the teacher, its head
         and the optimizer's state are on the host, where `teacher.offload` is on; elsewhere nothing moves."""
-        if not self.teacher.offload:
+        if not self.offload:
             return nullcontext()
         state = Sleeper("optimizer", lambda: optimizer_state(self.optimizer, self.student.chunks))
         return asleep(*self.teacher.sleepers, state)
@@ -122,4 +136,5 @@ class Trainer:
         if not math.isfinite(grad_norm):  # the weights are spoiled, and are never written
             found = parameter_not_finite([*parameters_by_name(self.student.chunks).items()])
             raise stopped(step, f"gradient norm {float(grad_norm)}", found, problems)
+        self.teacher.follow()
         return sums, float(grad_norm), lr

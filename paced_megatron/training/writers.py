@@ -34,6 +34,7 @@ SCALARS = {
     "pace/weight/ess": "weight_ess",
     "pace/weight/share": "weight_share",
     "timing_s": "timing_s",
+    "rollout": "rollout",
 }
 
 Writer = Callable[[Mapping[str, float], int], None]

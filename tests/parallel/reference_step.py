@@ -54,17 +54,20 @@ def reference_step(
     temperature: float = 1.0,
     per_token_mean: bool = True,
     exact: bool = True,
+    teacher_prompts: Sequence[Sequence[int]] | None = None,
 ) -> tuple[float, dict[str, torch.Tensor], float]:
     """(loss, gradient by parameter name, mean divergence per token) for texts of (prompt, response, weight).
 
     loss = (1/denominator) sum_i w_i (1/T_i) sum_t D_it, without the 1/T_i where `per_token_mean` is False.
+    `teacher_prompts`: what the teacher sees before each response, where that is not the student's prompt.
     """
+    others = teacher_prompts or [prompt for prompt, _, _ in texts]
     with _norm_without_casts() if exact else nullcontext():
         student, teacher = load_float64(student_folder), load_float64(teacher_folder)
         loss, divergences = torch.zeros((), dtype=torch.float64), []
-        for prompt, response, weight in texts:
+        for (prompt, response, weight), other in zip(texts, others, strict=True):
             with torch.no_grad():
-                taught = _at_response(teacher, prompt, response)
+                taught = _at_response(teacher, other, response)
             scale = weight / len(response) if per_token_mean else weight
             result = reference_divergence(
                 _at_response(student, prompt, response),

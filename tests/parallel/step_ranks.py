@@ -25,7 +25,7 @@ from paced_megatron.training.examples import Example
 from paced_megatron.training.optimizer import make_optimizer, optimizer_config
 from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
 from paced_megatron.training.student import Student
-from paced_megatron.training.teacher import Teacher
+from paced_megatron.training.teachers import TEACHERS, TeacherSetting
 
 PLAIN = 1e4  # Adam's epsilon, for plain gradient steps
 
@@ -37,6 +37,7 @@ class Case:
     Attributes:
         parallel, training: the configuration's own keys.
         teacher: keyword arguments of `place_teacher`.
+        kind: `teacher` of the stage, with `ema_decay`.
         plain_steps: plain gradient steps with learning rate `training.lr` that are taken before the gradient.
     """
 
@@ -49,6 +50,8 @@ class Case:
     parameter: float | None = None
     dtype: torch.dtype = torch.float64
     teacher: dict[str, int] = field(default_factory=dict)
+    kind: str = "model"
+    ema_decay: float | None = None
     plain_steps: int = 0
 
 
@@ -100,7 +103,9 @@ def found_on(
     torch.set_default_dtype(case.dtype)
     parallel = case.parallel
     student = Student.from_folder(student_folder, groups, case.dtype, case.training, parallel)
-    teacher = Teacher.from_folder(teacher_folder, place, case.dtype, student=student.shape)
+    teacher = TEACHERS[case.kind](
+        TeacherSetting(student, teacher_folder, place, case.dtype, ema_decay=case.ema_decay)
+    )
     objective = Objective(
         divergence=case.divergence,
         parameter=case.parameter,
@@ -130,6 +135,7 @@ def found_on(
         for _ in range(case.plain_steps):
             accumulate()
             optimizer.step()
+            teacher.follow()
             optimizer.zero_grad()  # it has made main_grad the parameters' grad
     sums = accumulate()
     student.settle()

@@ -28,6 +28,7 @@ def metrics(batch, grad_norm: float = 2.0, clip_grad: float = 1.0) -> StepMetric
     return step_metrics(
         batch,
         SUMS,
+        weights=[example.weight for example in batch],
         stage=1,
         step=3,
         grad_norm=grad_norm,
@@ -35,6 +36,7 @@ def metrics(batch, grad_norm: float = 2.0, clip_grad: float = 1.0) -> StepMetric
         clip_grad=clip_grad,
         step_time=0.25,
         timing_s=dict.fromkeys(PHASES, 0.05),
+        rollout={},
     )
 
 

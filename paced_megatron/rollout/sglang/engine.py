@@ -24,6 +24,7 @@ from paced_megatron.rollout.sglang.generation import Generation
 from paced_megatron.rollout.sglang.launcher import KEY_VARIABLE, Launch, check_launch
 from paced_megatron.rollout.sglang.member import Member, Say, Weights
 from paced_megatron.rollout.sglang.pool import Pool
+from paced_megatron.rollout.sglang.weights import check_server
 
 SAY_EVERY_S = 30.0  # that no server is left
 
@@ -100,6 +101,23 @@ class SGLangEngine:
         )
         self._loaded = _Loaded(folder, shape, stop_ids, members, weights.served_version)
         self.weight_version = version
+
+    def check_weights(self, folder: Path) -> None:
+        """Ask the servers for a few log-probabilities and compare them with the folder's (`probe.py`).
+
+        Raises UserError where a server that answers has other weights; one that does not is left to
+        `generate`.
+        """
+        if self._loaded is None:
+            raise RuntimeError("load_weights has to come before check_weights")
+        for member in self._loaded.members:
+            if member.trouble:
+                continue
+            try:
+                check_server(member.client, folder, self._loaded.served_version)
+            except ServerError as error:
+                if not error.retryable:
+                    raise UserError(str(error)) from error
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, skip: Collection[Key] = ()

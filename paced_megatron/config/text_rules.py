@@ -1,0 +1,73 @@
+"""Rules about the text that a stage is trained on."""
+
+from __future__ import annotations
+
+from paced_megatron.config import Config, StageConfig
+from paced_megatron.config.layouts import Rule
+
+# Keys of a stage that are about rollouts, and when they are set.
+_ABOUT_ROLLOUTS = {
+    "rollout_every": lambda stage: stage.rollout_every > 1,
+    "train_on": lambda stage: stage.train_on != "all",
+    "leave_one_out": lambda stage: stage.leave_one_out,
+}
+
+
+def _on_policy(config: Config) -> list[tuple[int, StageConfig]]:
+    return [(number, stage) for number, stage in enumerate(config.stages) if stage.text == "rollouts"]
+
+
+def _keys_fit_the_text(config: Config) -> str | None:
+    for number, stage in enumerate(config.stages):
+        for key, is_set in _ABOUT_ROLLOUTS.items():
+            if stage.text != "rollouts" and is_set(stage):
+                return (
+                    f"stages.{number}.{key} is about the student's rollouts, and stages.{number}.text is "
+                    f"{stage.text}; set text: rollouts, or leave {key} out"
+                )
+    return None
+
+
+def _some_are_left(config: Config) -> str | None:
+    attempts = config.rollout.attempts
+    for number, stage in _on_policy(config):
+        if stage.leave_one_out and attempts < 3:
+            return (
+                f"stages.{number}.leave_one_out needs rollout.attempts of 3 at least: with {attempts}, one "
+                "is left, and one alone tells no frontier"
+            )
+    return None
+
+
+def _divided_by_problems(config: Config) -> str | None:
+    if config.training.normalization == "problems" or not _on_policy(config):
+        return None
+    return (
+        "training.normalization=tokens is for stored text: the tokens of an on-policy step are not known "
+        "beforehand; with text: rollouts set it to problems"
+    )
+
+
+def _weights_are_their_own(config: Config) -> str | None:
+    if not config.pacing.permute or not _on_policy(config):
+        return None
+    return (
+        "pacing.permute deals out the weights of stored text; with text: rollouts each step's weights come "
+        "from its own attempts: leave it out"
+    )
+
+
+TEXT_RULES: list[Rule] = [
+    (
+        "stages",
+        "has `rollout_every`, `train_on` and `leave_one_out` only with `text: rollouts`",
+        _keys_fit_the_text,
+    ),
+    ("stages", "with `leave_one_out` needs `rollout.attempts` of 3 at least", _some_are_left),
+    (
+        "training.normalization",
+        "is `problems` where a stage has `text: rollouts`",
+        _divided_by_problems,
+    ),
+    ("pacing.permute", "is off where a stage has `text: rollouts`", _weights_are_their_own),
+]
