@@ -61,6 +61,15 @@ def _moving_teachers_are_laid_out_as_the_student(config: Config, stage: StageCon
     return None
 
 
+def _moving_teachers_have_no_ranks(config: Config, stage: StageConfig, key: str) -> str | None:
+    if not config.teacher.own_ranks or stage.teacher not in MOVING:
+        return None
+    return (
+        f"teacher.own_ranks=true, but {key}.teacher={stage.teacher} is made of the student's weights, where "
+        "they are; set teacher.own_ranks to false"
+    )
+
+
 def _only_what_stays_is_cached(config: Config, stage: StageConfig, key: str) -> str | None:
     if not config.teacher.cache or stage.teacher not in MOVING or stage.text != "responses":
         return None
@@ -106,6 +115,11 @@ TEACHER_RULES: list[Rule] = [
         "stages",
         "with `teacher: ema` or `current` leaves the teacher in the student's layout",
         _of_stages(_moving_teachers_are_laid_out_as_the_student),
+    ),
+    (
+        "teacher.own_ranks",
+        "is false where `ema` or `current` teaches",
+        _of_stages(_moving_teachers_have_no_ranks),
     ),
     (
         "teacher.cache",

@@ -87,4 +87,5 @@ def planned_layout(config: Config) -> Layout:
         recompute_num_layers=config.training.recompute_num_layers,
         teacher_tensor_model_parallel_size=teacher.tensor_model_parallel_size or tp,
         teacher_pipeline_model_parallel_size=teacher.pipeline_model_parallel_size or pp,
+        teacher_own_copies=teacher.data_parallel_size if teacher.own_ranks else 0,
     )

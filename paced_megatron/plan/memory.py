@@ -13,7 +13,7 @@ from paced_megatron.plan.activations import backward_workspace, forward_workspac
 from paced_megatron.plan.loss import loss_bytes
 from paced_megatron.plan.parameters import Parameters, parameters_on_rank
 from paced_megatron.plan.rollouts import engine_parts
-from paced_megatron.plan.teacher import teacher_at_stage
+from paced_megatron.plan.teacher import teacher_apart, teacher_at_stage
 from paced_megatron.plan.work import Work
 
 ROLLOUTS = "rollouts"
@@ -24,12 +24,12 @@ class StageMemory:
     """What a rank of one pipeline stage holds, in bytes.
 
     Attributes:
-        stage: from 0.
+        stage: of the student, from 0; None: a rank that only the teacher has.
         lasting: part -> bytes, from a training's first step to its last.
         turns: turn -> (part -> bytes): what comes and goes.
     """
 
-    stage: int
+    stage: int | None
     lasting: Mapping[str, float]
     turns: Mapping[str, Mapping[str, float]]
 
@@ -50,8 +50,20 @@ class StageMemory:
 
 
 def memory_by_stage(work: Work) -> list[StageMemory]:
-    """An entry for each of the student's pipeline stages, of the rank of it that holds most."""
-    return [_stage(work, stage) for stage in range(work.layout.pipeline_model_parallel_size)]
+    """An entry for each of the student's pipeline stages, of the rank of it that holds most; and one of a
+    teacher on processes of its own."""
+    stages = [_stage(work, stage) for stage in range(work.layout.pipeline_model_parallel_size)]
+    return [*stages, _teachers_own(work)] if work.layout.teacher_own_copies else stages
+
+
+def _teachers_own(work: Work) -> StageMemory:
+    teacher = teacher_apart(work)
+    weights = {"teacher's weights": teacher.weights}
+    in_forward = forward_workspace(work.teacher, work, work.layout.teacher_tensor_model_parallel_size)
+    turn = {"hidden states of the teacher": teacher.made, "teacher's activations": in_forward}
+    if work.teacher_offload:
+        return StageMemory(None, {}, {"teacher": weights | turn})
+    return StageMemory(None, weights, {"teacher": turn})
 
 
 def _stage(work: Work, stage: int) -> StageMemory:
@@ -69,7 +81,9 @@ def _stage(work: Work, stage: int) -> StageMemory:
     handed_over = {"hidden states of the teacher": teacher.handed_over} if holds_head else {}
     # The head's gradient is in main_grad, and gone, before the first layer goes back.
     working = max(loss_bytes(work) if holds_head else 0.0, backward_workspace(work, own.largest))
-    in_forward = forward_workspace(work.teacher, work, layout.teacher_tensor_model_parallel_size)
+    in_forward = 0.0  # where the teacher computes elsewhere
+    if not layout.teacher_own_copies:
+        in_forward = forward_workspace(work.teacher, work, layout.teacher_tensor_model_parallel_size)
     turns: dict[str, dict[str, float]] = {
         "teacher": {
             **(weights if work.teacher_offload else {}),

@@ -23,6 +23,9 @@ def layout_in_words(layout: Layout) -> str:
     }
     words = [f"{name} {size}" for name, size in sizes.items() if size > 1]
     words += [name for name in ("sequence_parallel", "use_distributed_optimizer") if getattr(layout, name)]
+    if layout.teacher_own_copies:
+        tp, pp = layout.teacher_tensor_model_parallel_size, layout.teacher_pipeline_model_parallel_size
+        words.append(f"{tp * pp * layout.teacher_own_copies} more of the teacher alone")
     if layout.recompute_granularity:
         words.append(f"recompute_granularity {layout.recompute_granularity}")
     return ", ".join(words) or "one process"
@@ -53,7 +56,7 @@ def _memory(plan: Plan) -> Table:
     table = Table(title="GB (2^30 bytes) on a rank", title_justify="left")
     table.add_column("part")
     for stage in stages:
-        table.add_column(f"stage {stage.stage}" if len(stages) > 1 else "each rank", justify="right")
+        table.add_column(_name(stage, len(plan.stages)), justify="right")
     for part in dict.fromkeys(part for stage in stages for part in stage.lasting):
         table.add_row(part, *(_gb(stage.lasting.get(part)) for stage in stages))
     for turn in dict.fromkeys(turn for stage in stages for turn in stage.turns):
@@ -65,6 +68,12 @@ def _memory(plan: Plan) -> Table:
     table.add_row("most at once", *(_peak(stage, plan.limit) for stage in stages))
     table.add_row("in the turn of", *(stage.largest_turn for stage in stages))
     return table
+
+
+def _name(stage: StageMemory, stages: int) -> str:
+    if stage.stage is None:
+        return "teacher's own"
+    return f"stage {stage.stage}" if stages > 1 else "each rank"
 
 
 def _gb(size: float | None) -> str:

@@ -40,12 +40,20 @@ def teacher_at_stage(work: Work, stage: int) -> TeacherOnRank:
     return max((on_rank(work, rank) for rank in ranks), key=lambda found: found.total)
 
 
+def teacher_apart(work: Work) -> TeacherOnRank:
+    """Of the ranks that only the teacher has the one that holds most of it."""
+    _, teachers = _layouts(work)
+    return max((_frozen(work, rank) for rank in teachers.ranks), key=lambda found: found.total)
+
+
 def _frozen(work: Work, rank: int) -> TeacherOnRank:
     students, teachers = _layouts(work)
     cut = HeadCut(work.teacher, work.student, teachers, students, rank)
-    stage = rank // (teachers.tp * teachers.dp)
-    parameters = parameters_on_rank(work.teacher, teachers.tp, teachers.pp, stage)
-    kept = parameters.total - (parameters.head if cut.drops_own else 0)
+    kept = 0
+    if rank in teachers.ranks:
+        stage = (rank - teachers.first_rank) // (teachers.tp * teachers.dp)
+        parameters = parameters_on_rank(work.teacher, teachers.tp, teachers.pp, stage)
+        kept = parameters.total - (parameters.head if cut.drops_own else 0)
     micro_batch = work.loss_tokens * work.teacher.hidden_size * work.element
     share = -(-work.micro_batches * students.dp // teachers.dp)
     hands_on = teachers.is_last_stage(rank) and teachers != students
@@ -90,9 +98,9 @@ def _layouts(work: Work) -> tuple[runtime.Layout, runtime.Layout]:
     """The student's and the teacher's, as runtime/ numbers their ranks."""
     layout = work.layout
     tp, pp = layout.teacher_tensor_model_parallel_size, layout.teacher_pipeline_model_parallel_size
-    return (
-        runtime.Layout(
-            layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size, layout.data_parallel_size
-        ),
-        runtime.Layout(tp, pp, layout.world_size // (tp * pp)),
+    students = runtime.Layout(
+        layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size, layout.data_parallel_size
     )
+    if layout.teacher_own_copies:
+        return students, runtime.Layout(tp, pp, layout.teacher_own_copies, first_rank=students.ranks.stop)
+    return students, runtime.Layout(tp, pp, layout.world_size // (tp * pp))

@@ -24,10 +24,11 @@ class Layout:
     recompute_num_layers: int = 1
     teacher_tensor_model_parallel_size: int = 1
     teacher_pipeline_model_parallel_size: int = 1
+    teacher_own_copies: int = 0  # of a teacher on processes of its own; 0: it is on the student's
 
     @property
     def world_size(self) -> int:
-        """Processes of the student; the teacher is on the same ones."""
+        """Processes of the student."""
         return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.data_parallel_size
 
     @property

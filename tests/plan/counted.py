@@ -72,7 +72,7 @@ def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
     return {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}
 
 
-def _live_storages() -> dict[int, int]:
+def live_storages() -> dict[int, int]:
     gc.collect()
     return storages(x for x in gc.get_objects() if isinstance(x, torch.Tensor) and not x.is_sparse)
 
@@ -88,6 +88,19 @@ class Case:
     prompt_tokens: int = 24
     response_tokens: int = 40
     pack_length: int | None = None
+
+    @property
+    def parallel(self) -> ParallelConfig:
+        """The layout in the configuration's keys."""
+        layout = self.layout
+        return ParallelConfig(
+            tensor_model_parallel_size=layout.tensor_model_parallel_size,
+            pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
+            virtual_pipeline_model_parallel_size=layout.virtual_pipeline_model_parallel_size,
+            data_parallel_size=layout.data_parallel_size,
+            sequence_parallel=layout.sequence_parallel,
+            use_distributed_optimizer=layout.use_distributed_optimizer,
+        )
 
     def work(self, student: ModelShape, teacher: ModelShape) -> Work:
         """The same, for the plan."""
@@ -110,24 +123,7 @@ def build_trainer(
     rank: int, world_size: int, student_folder: Path, teacher_folder: Path, case: Case
 ) -> Trainer:
     """The trainer that a run with this layout has."""
-    layout = case.layout
-    parallel = ParallelConfig(
-        tensor_model_parallel_size=layout.tensor_model_parallel_size,
-        pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
-        virtual_pipeline_model_parallel_size=layout.virtual_pipeline_model_parallel_size,
-        data_parallel_size=layout.data_parallel_size,
-        sequence_parallel=layout.sequence_parallel,
-        use_distributed_optimizer=layout.use_distributed_optimizer,
-    )
-    training = TrainingConfig(
-        micro_batch_size=case.micro_batch_size,
-        global_batch_size=case.global_batch_size,
-        params_dtype=case.params_dtype,
-        loss_workspace_mb=WORKSPACE_MB,
-        pack_length=case.pack_length,
-        recompute_granularity=layout.recompute_granularity,
-        recompute_num_layers=layout.recompute_num_layers,
-    )
+    layout, parallel = case.layout, case.parallel
     groups = parallel_groups(
         parallel.tensor_model_parallel_size,
         1,
@@ -137,11 +133,27 @@ def build_trainer(
     teacher = place_teacher(
         groups, layout.teacher_tensor_model_parallel_size, layout.teacher_pipeline_model_parallel_size
     )
+    world = World(rank, world_size, CPU, groups, None, teacher)
+    return trainer_in(world, student_folder, teacher_folder, case)
+
+
+def trainer_in(world: World, student_folder: Path, teacher_folder: Path, case: Case) -> Trainer:
+    """The trainer that a run in this world has."""
+    layout = case.layout
+    training = TrainingConfig(
+        micro_batch_size=case.micro_batch_size,
+        global_batch_size=case.global_batch_size,
+        params_dtype=case.params_dtype,
+        loss_workspace_mb=WORKSPACE_MB,
+        pack_length=case.pack_length,
+        recompute_granularity=layout.recompute_granularity,
+        recompute_num_layers=layout.recompute_num_layers,
+    )
     return Trainer.from_folders(
-        World(rank, world_size, CPU, groups, None, teacher),
+        world,
         StageConfig(train_iters=3),
         training,
-        parallel,
+        case.parallel,
         student_folder=student_folder,
         teacher_folder=teacher_folder,
     )
@@ -152,24 +164,27 @@ def count_step(
 ) -> tuple[int, dict[str, float]]:
     """This rank's pipeline stage, and part -> bytes: what lasts, under the names of `plan/memory.py`, and all
     of it together; and what each turn of the second step adds at its peak."""
-    before = _live_storages()
+    before = live_storages()
     with megatron_on_cpu():
         trainer = build_trainer(rank, world_size, student_folder, teacher_folder, case)
-        batch = examples(case)
+        return trainer.student.groups.pp.rank(), count_parts(trainer, examples(case), before)
+
+
+def count_parts(trainer: Trainer, batch: list[Example], before: Iterable[int]) -> dict[str, float]:
+    """`before`: the storages that were there before the trainer was made."""
+    trainer.step(batch)
+    parts = _lasting(trainer)
+    live = live_storages()
+    parts["all that lasts"] = sum(size for key, size in live.items() if key not in before)
+    watch = TurnsWatched(live)
+    optimizer_step = trainer.optimizer.step
+    with (
+        mock.patch.object(Teacher, "hidden_states", watch.in_turn("teacher", Teacher.hidden_states)),
+        mock.patch.object(trainer.optimizer, "step", watch.in_turn("optimizer", optimizer_step)),
+        watch,
+    ):
         trainer.step(batch)
-        parts = _lasting(trainer)
-        live = _live_storages()
-        parts["all that lasts"] = sum(size for key, size in live.items() if key not in before)
-        watch = TurnsWatched(live)
-        optimizer_step = trainer.optimizer.step
-        with (
-            mock.patch.object(Teacher, "hidden_states", watch.in_turn("teacher", Teacher.hidden_states)),
-            mock.patch.object(trainer.optimizer, "step", watch.in_turn("optimizer", optimizer_step)),
-            watch,
-        ):
-            trainer.step(batch)
-        stage = trainer.student.groups.pp.rank()
-    return stage, parts | watch.peaks
+    return parts | watch.peaks
 
 
 def _lasting(trainer: Trainer) -> dict[str, int]:
