@@ -98,7 +98,7 @@ def test_the_ranks_of_a_teacher_on_its_own_are_planned_as_they_are_counted(pool,
     assert [stage for stage, _ in counts] == [0, 1, None, None]
     for stage, counted in counts:
         memory = teachers if stage is None else students[stage]
-        # Of the student's turns the one that decides: that of the optimizer, beside which no teacher lies here,
+        # Of the student's turns the one that decides: that of the optimizer, beside which no teacher lies,
         # is planned with an eighth too much on the last stage.
         turns = {memory.largest_turn: memory.turns[memory.largest_turn]}
         compare(replace(memory, turns=turns), counted)
