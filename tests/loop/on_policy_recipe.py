@@ -36,7 +36,9 @@ def write_on_policy(
     recipe = write_recipe(
         folder,
         rollout={"attempts": ATTEMPTS, "max_new_tokens": 16, "batch_size": 16} | (rollout or {}),
-        stages=[{"divergence": "reverse_kl", "text": "rollouts", "train_iters": 3} | (stage or {})],
+        stages=sections.pop(
+            "stages", [{"divergence": "reverse_kl", "text": "rollouts", "train_iters": 3} | (stage or {})]
+        ),
         training={
             "micro_batch_size": 4,
             "global_batch_size": BATCH,
