@@ -17,13 +17,13 @@ from paced_megatron.config.io import load_config
 
 STAGES = [
     {"divergence": "forward_kl", "text": "responses", "train_iters": 3},
-    {"divergence": "reverse_kl", "text": "rollouts", "train_iters": 2},
+    {"divergence": "reverse_kl", "text": "rollouts", "train_iters": 1},
 ]
+LR = 1e-3
 
 
 def write_two_stages(folder: Path, **sections) -> Path:
-    training = {"lr_warmup_iters": 1, "save_interval": 1}
-    return write_on_policy(folder, training=training, **sections | {"stages": STAGES})
+    return write_on_policy(folder, training={"lr": LR}, **sections | {"stages": STAGES})
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.parallel)], ids=["TP1", "TP2"])
@@ -53,19 +53,20 @@ def test_the_first_stage_trains_on_the_teachers_text_and_the_second_on_its_own(f
     assert (run / "stage-1/responses.jsonl").exists() and not (run / "stage-1/rollouts").exists()
     assert not (run / "stage-2/responses.jsonl").exists()
     assert "stage 2: no responses of the teacher" in output
-    for step in (1, 2):
-        attempts = records(run / f"stage-2/rollouts/step-{step:07d}.jsonl")
-        assert {attempt["weight_version"] for attempt in attempts} == {f"stage-2 step-{step - 1}"}
-        assert len(attempts) == BATCH * ATTEMPTS
+    attempts = records(run / "stage-2/rollouts/step-0000001.jsonl")
+    assert {attempt["weight_version"] for attempt in attempts} == {"stage-2 step-0"}
+    assert len(attempts) == BATCH * ATTEMPTS
 
 
-def test_the_second_stage_begins_with_a_fresh_optimizer_and_its_own_learning_rate(finished):
+def test_the_second_stage_begins_with_a_fresh_optimizer(finished):
+    """Adam's first step moves every weight by the learning rate, whatever its gradient's size; a later one
+    does not."""
     run, _ = finished
-    steps = records(run / "stage-2/metrics.jsonl")
-    assert [record["lr"] for record in steps] == [0.0, pytest.approx(1e-3)]  # a warm-up of one step, again
-    state = torch.load(run / "stage-2/checkpoints/iter_0000001/rank_000.pt", weights_only=True)
-    assert state["schedule"]["num_steps"] == 1
-    assert all(record["texts"] for record in steps)  # neither was empty
+    before, after = (load_file(run / f"stage-{number}/hf/model.safetensors") for number in (1, 2))
+    moved = torch.cat([(after[name] - before[name]).abs().flatten() for name in before])
+    assert records(run / "stage-2/metrics.jsonl")[0]["texts"] > 0
+    by_lr = ((moved / LR - 1).abs() < 0.02).float().mean()
+    assert by_lr > 0.9 * (moved > 0).float().mean() > 0.5
 
 
 def test_both_stages_have_moved_the_student(finished):
