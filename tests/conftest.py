@@ -36,6 +36,8 @@ LONG_FILES = (
     "loop/test_compare.py",
     "divergence/test_fused.py",
     "loop/test_kills.py",
+    "loop/test_on_policy.py",
+    "loop/test_two_stage.py",
     "loop/test_loop.py",
     "tools/test_convert.py",
     "parallel/test_layouts.py",

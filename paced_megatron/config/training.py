@@ -141,6 +141,6 @@ class StageConfig:
         bool,
         Key(
             "with `text: rollouts`: an attempt's weight follows from the problem's other K-1 attempts "
-            "(method.md, 1)"
+            "(on-policy.md)"
         ),
     ] = False

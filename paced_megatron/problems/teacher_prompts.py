@@ -92,7 +92,7 @@ class TeacherPrompts:
         )
         ids = chat_token_ids(self.tokenizer, turn, self.prompts)
         ends = [_after(chat_text(self.tokenizer, asked, self.prompts), asked) for asked in (own, turn)]
-        if None in ends or ends[0] != ends[1] or not self._end_alike(ids, problem_id, ends[0] or ""):
+        if None in ends or not self._end_alike(ids, problem_id, ends[0] or ""):
             raise UserError(
                 f"{self.where}: for problem {problem_id} the response would begin after {_shown(ends[1])} in "
                 f"the teacher's prompt and after {_shown(ends[0])} in the student's, so that their tokens "

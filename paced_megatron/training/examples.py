@@ -92,7 +92,7 @@ def examples_from_attempts(
         prompt: token ids of the problem's prompt.
         train_on: a row of TRAINED_ON.
         leave_one_out: an attempt's weight follows from the other K - 1, so that it does not depend on its own
-            outcome (docs/method.md, 1).
+            outcome (docs/on-policy.md).
     """
     right = [attempt.outcome is Outcome.CORRECT for attempt in attempts]
     correct, total = sum(right), len(attempts)

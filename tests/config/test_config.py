@@ -128,8 +128,8 @@ MISTAKES = {
         "train_iters: 10",
         "divergence: reverse_kl",
         12,
-        "missing key stages.0.train_iters: optimizer steps of this stage; with `text: rollouts` a step with no "
-        "problem on the frontier counts too, though nothing moves",
+        "missing key stages.0.train_iters: optimizer steps of this stage; with `text: rollouts` a step with "
+        "no problem on the frontier counts too, though nothing moves",
     ),
     "text for an int": (
         "size: 8",

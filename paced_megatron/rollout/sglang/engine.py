@@ -20,11 +20,11 @@ from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.rollout.checks import check_requests, end_ids
 from paced_megatron.rollout.engine import Completion, Key, Request, Sampling
 from paced_megatron.rollout.sglang.client import ServerError
+from paced_megatron.rollout.sglang.facts import read_version
 from paced_megatron.rollout.sglang.generation import Generation
 from paced_megatron.rollout.sglang.launcher import KEY_VARIABLE, Launch, check_launch
 from paced_megatron.rollout.sglang.member import Member, Say, Weights
 from paced_megatron.rollout.sglang.pool import Pool
-from paced_megatron.rollout.sglang.weights import check_server
 
 SAY_EVERY_S = 30.0  # that no server is left
 
@@ -103,7 +103,8 @@ class SGLangEngine:
         self.weight_version = version
 
     def check_weights(self, folder: Path) -> None:
-        """Ask the servers for a few log-probabilities and compare them with the folder's (`probe.py`).
+        """Ask the servers for the name of their weights. No other weights have that name, and a server gets
+        it when its log-probabilities are the folder's (`weights.py`), so it need not be probed again.
 
         Raises UserError where a server that answers has other weights; one that does not is left to
         `generate`.
@@ -111,13 +112,15 @@ class SGLangEngine:
         if self._loaded is None:
             raise RuntimeError("load_weights has to come before check_weights")
         for member in self._loaded.members:
-            if member.trouble:
-                continue
             try:
-                check_server(member.client, folder, self._loaded.served_version)
-            except ServerError as error:
-                if not error.retryable:
-                    raise UserError(str(error)) from error
+                named = read_version(member.client)
+            except ServerError:
+                continue
+            if not member.trouble and named != self._loaded.served_version:
+                raise UserError(
+                    f"{member.url}: it has been given the weights of {folder} as "
+                    f"{self._loaded.served_version!r}, and calls its own {named!r}: does another run use it?"
+                )
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, skip: Collection[Key] = ()
