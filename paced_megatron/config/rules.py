@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from paced_megatron.config import Config, LaunchConfig
 from paced_megatron.config.layouts import LAYOUT_RULES, Rule
+from paced_megatron.config.pacing_rules import PACING_RULES
 from paced_megatron.divergence import check_parameter
-from paced_megatron.pacing import KEPT, PassRate, make_kernel
 
 
 def _some_stages(config: Config) -> str | None:
@@ -52,17 +52,6 @@ def _evaluation_has_problems(config: Config) -> str | None:
     if config.evaluation.every == 0 or config.problems.test is not None:
         return None
     return f"evaluation.every={config.evaluation.every} needs held-out problems; set problems.test"
-
-
-def _kept_have_weight(config: Config) -> str | None:
-    kernel, kept = make_kernel(config.pacing), KEPT[config.pacing.keep]
-    for rate, solved in ((PassRate("", 0, 1), "never"), (PassRate("", 1, 1), "always")):
-        if kept(rate) and kernel(rate.value) == 0:
-            return (
-                f"pacing.keep={config.pacing.keep} keeps problems that are {solved} solved, and the kernel "
-                f"{config.pacing.kernel} gives them no weight; set pacing.kernel=uniform or keep the frontier"
-            )
-    return None
 
 
 def _forgetting_has_test(config: Config) -> str | None:
@@ -172,12 +161,7 @@ RULES: list[Rule] = [
     ),
     ("training.min_lr", "is at most `training.lr`", _decay_goes_down),
     ("training.lr_warmup_iters", "is below every stage's `train_iters`", _warmup_ends),
-    (
-        "pacing.keep",
-        "keeps no problem that the kernel gives no weight: `solvable`, `unmastered` and `all` want "
-        "`kernel: uniform`",
-        _kept_have_weight,
-    ),
+    *PACING_RULES,
     (
         "rollout",
         "has `urls` or `launch.python`, and not both, where `engine` is `sglang`; with another engine it has "

@@ -17,6 +17,7 @@ from paced_megatron.rollout.requests import attempt_seed
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
+from paced_megatron.training.order import paced_batches
 from paced_megatron.training.student import load_chunks
 from paced_megatron.training.teacher_cache import GB, TeacherCache, weights_identity
 from paced_megatron.training.trainer import DTYPES, Trainer
@@ -58,12 +59,19 @@ def train(job: Job, number: int) -> None:
             evaluate(job, number, step, snapshot)
         job.world.lead.alone(lambda: shutil.rmtree(snapshot), "clearing up after an evaluation")
 
+    examples, order = paced_batches(
+        config.pacing,
+        examples,
+        batch_size=config.training.global_batch_size,
+        train_iters=stage.train_iters,
+        seed=attempt_seed(config.seed, "order of batches", number),
+    )
     train_stage(
         trainer,
         folder,
         examples,
         train_iters=stage.train_iters,
-        seed=attempt_seed(config.seed, "order of batches", number),
+        order=order,
         evaluate_every=config.evaluation.every if job.inputs.test else 0,
         on_evaluation=evaluate_snapshot,
         console=job.console,

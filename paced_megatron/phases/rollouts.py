@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from paced_megatron.inputs import ProblemSet
 from paced_megatron.job import Job
 from paced_megatron.pacing import read_weights
+from paced_megatron.phases.adaptive import planned_rounds
 from paced_megatron.phases.needs import student_before
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.problems.verify import score
 from paced_megatron.progress import track
 from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_warnings, recover_attempts
 from paced_megatron.rollout.collect import collect_attempts
-from paced_megatron.rollout.engine import Sampling
-from paced_megatron.rollout.requests import attempt_requests, attempt_seed
+from paced_megatron.rollout.engine import Key, Sampling
+from paced_megatron.rollout.requests import attempt_requests, attempt_seed, keyed_requests
 from paced_megatron.timings import Timing, append_timing
 
 
 def roll_out(job: Job, number: int) -> None:
-    """The student that the stage starts from attempts every problem K times: attempts.jsonl."""
+    """The student that the stage starts from attempts every problem K times (with rollout.adaptive: K times
+    on average): attempts.jsonl."""
     weights, version = student_before(job, number)
     path = job.stage_folder(number).attempts
 
     def work() -> None:
+        attempts = sample_in_rounds(job, number, weights=weights, version=version, path=path)
+        job.say(f"stage {number}: {_shares(attempts)}")
+        for warning in outcome_warnings(attempts):
+            job.warn(warning)
+
+    job.world.lead.alone(work, f"attempts of stage {number}")
+
+
+def sample_in_rounds(job: Job, number: int, *, weights: Path, version: str, path: Path) -> list[Attempt]:
+    """The stage's opening attempts; one round of them, unless rollout.adaptive adds more where they tell."""
+    rounds = planned_rounds(job, number, recover_attempts(path))
+    while True:
         attempts = sample(
             job,
             job.inputs.train,
@@ -33,15 +47,15 @@ def roll_out(job: Job, number: int) -> None:
             version=version,
             path=path,
             sampling=rollout_sampling(job),
-            per_problem=job.config.rollout.attempts,
+            keys=[key for one in rounds for key in one],
             phase="attempts",
             number=number,
+            detail=f", round {len(rounds)}" if job.config.rollout.adaptive.rounds else "",
         )
-        job.say(f"stage {number}: {_shares(attempts)}")
-        for warning in outcome_warnings(attempts):
-            job.warn(warning)
-
-    job.world.lead.alone(work, f"attempts of stage {number}")
+        planned = planned_rounds(job, number, attempts)
+        if planned == rounds:
+            return attempts
+        rounds = planned
 
 
 def respond(job: Job, number: int) -> None:
@@ -95,7 +109,8 @@ def sample(
     version: str,
     path: Path,
     sampling: Sampling,
-    per_problem: int,
+    per_problem: int = 0,
+    keys: Sequence[Key] | None = None,
     phase: str,
     number: int,
     detail: str = "",
@@ -104,11 +119,17 @@ def sample(
     again. What it took goes into timings.jsonl.
 
     Args:
+        per_problem: attempts at each problem; or `keys`, (problem id, index) of each attempt.
         phase: a row of PHASE_NAMES; `number`: the stage; `detail`: what else the progress line should say.
     """
     # The file's name within the run goes into the seeds, so that no two phases draw alike.
     name = str(path.relative_to(job.folder.path))
-    requests = attempt_requests(problems.prompts, per_problem, attempt_seed(job.config.seed, name, 0))
+    seed = attempt_seed(job.config.seed, name, 0)
+    requests = (
+        attempt_requests(problems.prompts, per_problem, seed)
+        if keys is None
+        else keyed_requests(problems.prompts, keys, seed)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     recorded = {attempt.key: attempt for attempt in recover_attempts(path)}
     complete = recorded.keys() == {request.key for request in requests}

@@ -1,4 +1,4 @@
-"""The requests of a phase: K attempts a problem, each with a seed of its own."""
+"""The requests of a phase: each with a seed of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from paced_megatron.rollout.engine import Request
+from paced_megatron.rollout.engine import Key, Request
 
 
 def attempt_requests(prompts: Mapping[str, Sequence[int]], attempts: int, seed: int) -> list[Request]:
@@ -14,10 +14,15 @@ def attempt_requests(prompts: Mapping[str, Sequence[int]], attempts: int, seed: 
 
     A seed depends on (seed, problem id, index) alone: adding or reordering problems leaves the others' seeds.
     """
+    keys = [(problem_id, index) for problem_id in prompts for index in range(attempts)]
+    return keyed_requests(prompts, keys, seed)
+
+
+def keyed_requests(prompts: Mapping[str, Sequence[int]], keys: Sequence[Key], seed: int) -> list[Request]:
+    """A request for each (problem id, index), in this order, with the seeds of `attempt_requests`."""
     return [
-        Request(problem_id, index, tuple(prompt_ids), attempt_seed(seed, problem_id, index))
-        for problem_id, prompt_ids in prompts.items()
-        for index in range(attempts)
+        Request(problem_id, index, tuple(prompts[problem_id]), attempt_seed(seed, problem_id, index))
+        for problem_id, index in keys
     ]
 
 

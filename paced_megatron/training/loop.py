@@ -11,10 +11,10 @@ from rich.console import Console
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.progress import track
 from paced_megatron.run_folder import StageFolder
-from paced_megatron.training.batches import batch_order
 from paced_megatron.training.checkpoints import latest_iteration, load_checkpoint, save_checkpoint
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
+from paced_megatron.training.order import Order
 from paced_megatron.training.trainer import Trainer
 from paced_megatron.training.writers import Writer, scalars
 
@@ -27,7 +27,7 @@ def train_stage(
     examples: Sequence[Example],
     *,
     train_iters: int,
-    seed: int,
+    order: Order,
     evaluate_every: int,
     on_evaluation: OnEvaluation,
     console: Console,
@@ -38,7 +38,7 @@ def train_stage(
     Goes on from the newest checkpoint in `folder`, and leaves one of the last step there.
 
     Args:
-        examples: the same list on every rank, all of positive weight.
+        examples: the same list on every rank, all of positive weight; `order`: which of them a step takes.
         on_evaluation: called on every rank with (steps done, the student's chunks) every
             `evaluate_every` steps before the last, when their checkpoint is written; 0: never.
         writers: get each step's numbers too, on rank 0.
@@ -57,9 +57,7 @@ def train_stage(
     title = f"stage {folder.number}: training"
     with track(title, total=train_iters, unit="steps", console=console, done=done) as bar:
         for step in range(done + 1, train_iters + 1):
-            metrics = _timed_step(
-                trainer, _batch(examples, training.global_batch_size, step, seed), folder.number, step
-            )
+            metrics = _timed_step(trainer, [examples[i] for i in order(step)], folder.number, step)
             if trainer.world.is_lead:
                 append_metrics(folder.metrics, metrics)
                 for write in writers:
@@ -75,10 +73,6 @@ def train_stage(
 def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
     """Whether `step` is one to evaluate at; the last one is evaluated from the exported folder."""
     return every > 0 and step % every == 0 and step < train_iters
-
-
-def _batch(examples: Sequence[Example], size: int, step: int, seed: int) -> list[Example]:
-    return [examples[index] for index in batch_order(len(examples), size, step - 1, seed)]
 
 
 def _timed_step(trainer: Trainer, batch: Sequence[Example], stage: int, step: int) -> StepMetrics:
