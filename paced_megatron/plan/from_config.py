@@ -52,6 +52,7 @@ def planned_work(config: Config, texts: Texts, device: str) -> Work:
         loss_workspace_mb=config.training.loss_workspace_mb,
         buffers=max(DIVERGENCES[stage.divergence].buffers for stage in config.stages),
         device=device,
+        token_statistics=config.training.token_weights != "none",
         rollouts=rollouts if config.rollout.engine == "embedded" else None,
     )
 

@@ -10,6 +10,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
@@ -39,6 +40,18 @@ def _packed_seq_params(rows: TokenRows, device: torch.device) -> PackedSeqParams
 def at_positions(hidden: Tensor, rows: TokenRows) -> Tensor:
     """The hidden states [s, b, H] at the rows' positions: [M, H]."""
     return hidden.flatten(0, 1).index_select(0, rows.positions.to(hidden.device))
+
+
+def response_hidden(
+    output: Tensor, rows: TokenRows, sequence_parallel: bool, groups: ProcessGroupCollection
+) -> Tensor:
+    """The last stage's output [s, b, H], or under sequence parallelism this rank's part of it along s, at the
+    rows' positions: [M, H]."""
+    if sequence_parallel:  # this rank's tokens -> all; each takes its own part of the gradient back
+        output = gather_from_sequence_parallel_region(
+            output, tensor_parallel_output_grad=False, group=groups.tp
+        )
+    return at_positions(output, rows)
 
 
 def run_schedule(

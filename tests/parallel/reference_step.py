@@ -8,7 +8,7 @@ float64 models can't agree beyond 1e-6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -16,7 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.qwen3 import modeling_qwen3
 
+from paced_megatron.divergence import DivergenceResult
 from paced_megatron.divergence.reference import reference_divergence
+
+# The texts' numbers per token -> their nu, [T] each.
+TokenWeights = Callable[[list[DivergenceResult]], list[torch.Tensor]]
 
 
 def _rms_norm(self, hidden):
@@ -54,29 +58,41 @@ def reference_step(
     temperature: float = 1.0,
     per_token_mean: bool = True,
     exact: bool = True,
+    token_weights: TokenWeights | None = None,
 ) -> tuple[float, dict[str, torch.Tensor], float]:
     """(loss, gradient by parameter name, mean divergence per token) for texts of (prompt, response, weight).
 
     loss = (1/denominator) sum_i w_i (1/T_i) sum_t D_it, without the 1/T_i where `per_token_mean` is False.
+    `token_weights` gives the texts' nu_it, by which D_it is multiplied, from each text's numbers per token.
     """
     with _norm_without_casts() if exact else nullcontext():
         student, teacher = load_float64(student_folder), load_float64(teacher_folder)
         loss, divergences = torch.zeros((), dtype=torch.float64), []
-        for prompt, response, weight in texts:
+
+        def compare(prompt, response, weights) -> DivergenceResult:
             with torch.no_grad():
                 taught = _at_response(teacher, prompt, response)
-            scale = weight / len(response) if per_token_mean else weight
-            result = reference_divergence(
+            return reference_divergence(
                 _at_response(student, prompt, response),
                 student.lm_head.weight,
                 taught,
                 teacher.lm_head.weight,
-                torch.full((len(response),), scale / denominator, dtype=torch.float64),
+                weights,
                 divergence=divergence,
                 parameter=parameter,
                 temperature=temperature,
                 vocab_size=min(student.config.vocab_size, teacher.config.vocab_size),
+                labels=torch.tensor(list(response)),
             )
+
+        ones = [torch.ones(len(response), dtype=torch.float64) for _, response, _ in texts]
+        nu = ones
+        if token_weights is not None:
+            with torch.no_grad():
+                nu = token_weights([compare(*text[:2], one) for text, one in zip(texts, ones, strict=True)])
+        for (prompt, response, weight), factor in zip(texts, nu, strict=True):
+            scale = weight / len(response) if per_token_mean else weight
+            result = compare(prompt, response, factor * (scale / denominator))
             loss = loss + result.loss
             divergences.append(result.divergence)
         loss.backward()

@@ -88,6 +88,7 @@ class Case:
     prompt_tokens: int = 24
     response_tokens: int = 40
     pack_length: int | None = None
+    token_weights: str = "none"
 
     def work(self, student: ModelShape, teacher: ModelShape) -> Work:
         """The same, for the plan."""
@@ -103,6 +104,7 @@ class Case:
             pack_length=self.pack_length,
             loss_workspace_mb=WORKSPACE_MB,
             device="cpu",
+            token_statistics=self.token_weights != "none",
         )
 
 
@@ -127,6 +129,8 @@ def build_trainer(
         pack_length=case.pack_length,
         recompute_granularity=layout.recompute_granularity,
         recompute_num_layers=layout.recompute_num_layers,
+        token_weights=case.token_weights,
+        token_weights_kept=1.0,  # the plan's loss is over all tokens
     )
     groups = parallel_groups(
         parallel.tensor_model_parallel_size,

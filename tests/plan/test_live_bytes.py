@@ -82,12 +82,14 @@ def test_every_part_is_what_is_counted_to_a_tenth(name, pool, folders, shapes):
             assert planned_peak == pytest.approx(counted_peak, rel=0.1, abs=0.02 * lasting), (stage, turn)
 
 
-@pytest.mark.parametrize("recompute", [None, "full", "selective"])
-def test_the_matrix_products_are_those_that_torch_counts(recompute, pool, folders, shapes):
-    case = Case(Layout(recompute_granularity=recompute), "float32")
+@pytest.mark.parametrize(
+    "recompute, token_weights", [(None, "none"), ("full", "none"), ("selective", "none"), ("full", "tip")]
+)
+def test_the_matrix_products_are_those_that_torch_counts(recompute, token_weights, pool, folders, shapes):
+    case = Case(Layout(recompute_granularity=recompute), "float32", token_weights=token_weights)
     planned = matmul_flops(case.work(*shapes))
     (counted,) = pool.run(count_flops, 1, *folders, case)
-    student = ("student forward", "student backward", "recomputation")
+    student = ("token statistics", "student forward", "student backward", "recomputation")
     assert planned["teacher forward"] == pytest.approx(counted["teacher"], rel=1e-3)
     assert planned["loss"] == pytest.approx(counted["loss"], rel=1e-3)
     assert sum(planned[part] for part in student) == pytest.approx(counted["student"], rel=1e-3)
