@@ -13,6 +13,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.utils import get_model_config
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from paced_megatron.training.batches import TokenRows
 
@@ -37,21 +38,17 @@ def _packed_seq_params(rows: TokenRows, device: torch.device) -> PackedSeqParams
     )
 
 
+def all_tokens(output: Tensor, sequence_parallel: bool, group: ProcessGroup) -> Tensor:
+    """The last stage's output [s, b, H] of all tokens, where under sequence parallelism a rank has its part
+    of them; in the backward pass each takes its own part of the gradient back."""
+    if not sequence_parallel:
+        return output
+    return gather_from_sequence_parallel_region(output, tensor_parallel_output_grad=False, group=group)
+
+
 def at_positions(hidden: Tensor, rows: TokenRows) -> Tensor:
     """The hidden states [s, b, H] at the rows' positions: [M, H]."""
     return hidden.flatten(0, 1).index_select(0, rows.positions.to(hidden.device))
-
-
-def response_hidden(
-    output: Tensor, rows: TokenRows, sequence_parallel: bool, groups: ProcessGroupCollection
-) -> Tensor:
-    """The last stage's output [s, b, H], or under sequence parallelism this rank's part of it along s, at the
-    rows' positions: [M, H]."""
-    if sequence_parallel:  # this rank's tokens -> all; each takes its own part of the gradient back
-        output = gather_from_sequence_parallel_region(
-            output, tensor_parallel_output_grad=False, group=groups.tp
-        )
-    return at_positions(output, rows)
 
 
 def run_schedule(

@@ -20,7 +20,7 @@ from torch import Tensor
 from paced_megatron.divergence import DivergenceStatistics, weighted_divergence
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.finite import LossNotFinite, problems_not_finite
-from paced_megatron.training.forward import response_hidden, run_schedule, stage_output
+from paced_megatron.training.forward import all_tokens, at_positions, run_schedule, stage_output
 from paced_megatron.training.head import current_head, main_grad, with_head
 from paced_megatron.training.objective import Objective
 from paced_megatron.training.student import Student
@@ -106,7 +106,8 @@ def _weighted_loss(
     """Megatron's loss function: the loss, its count of tokens (unused, see student.py), and what is to be
     logged."""
     assert teacher_head is not None
-    hidden = response_hidden(output, item.micro_batch.student, student.sequence_parallel, student.groups)
+    output = all_tokens(output, student.sequence_parallel, student.groups.tp)
+    hidden = at_positions(output, item.micro_batch.student)
     token_weights = objective.token_weights
     if token_weights is not None and not token_weights.whole_batch:
         item = weighed_alone(item, measured(student, teacher_head, item, objective, hidden), token_weights)

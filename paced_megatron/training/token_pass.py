@@ -17,7 +17,7 @@ from torch import Tensor
 from paced_megatron.divergence import DivergenceStatistics, divergence_statistics
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.finite import LossNotFinite, problems_not_finite
-from paced_megatron.training.forward import response_hidden, run_schedule, stage_output
+from paced_megatron.training.forward import all_tokens, at_positions, run_schedule, stage_output
 from paced_megatron.training.head import current_head
 from paced_megatron.training.objective import Objective
 from paced_megatron.training.student import Student
@@ -129,8 +129,8 @@ def _statistics_pass(
 
         def numbers(output: Tensor, non_loss_data: bool) -> DivergenceStatistics:
             assert teacher_head is not None
-            hidden = response_hidden(output, rows, student.sequence_parallel, student.groups)
-            return measured(student, teacher_head, item, objective, hidden)
+            output = all_tokens(output, student.sequence_parallel, student.groups.tp)
+            return measured(student, teacher_head, item, objective, at_positions(output, rows))
 
         return stage_output(model, rows, student.device), timers.timed("loss", numbers)
 
