@@ -53,7 +53,7 @@ def fit_prior(rates: Sequence[PassRate]) -> Prior:
     attempts = np.array([rate.attempts for rate in rates])
     above = [(counts[:, None] > steps).sum(0) for counts in (correct, attempts - correct, attempts)]
     a = b = 1.0
-    for _ in range(20_000):
+    for _ in range(5_000):
         both = (above[2] / (a + b + steps)).sum()
         new_a, new_b = (
             float(np.clip(x * (hits / (x + steps)).sum() / both, _SMALLEST, _LARGEST))
@@ -61,7 +61,7 @@ def fit_prior(rates: Sequence[PassRate]) -> Prior:
         )
         moved = max(abs(new_a / a - 1), abs(new_b / b - 1))
         a, b = new_a, new_b
-        if moved < 1e-9:
+        if moved < 1e-8:
             break
     return Prior(a, b)
 

@@ -46,7 +46,9 @@ def weigh(job: Job, number: int) -> None:
             paced = permuted(paced, attempt_seed(job.config.seed, "permuted weights", number))
         write_pass_rates(folder.pass_rates, rates, paced)
         job.say(f"stage {number}: {in_words(rates, paced, pacing)}")
-        _warn_if_few(job, number, len(paced.weights))
+        batch_size = job.config.training.global_batch_size
+        for warning in frontier_warnings(number, len(paced.weights), batch_size, _kept_first(job, number)):
+            job.warn(warning)
 
     job.world.lead.alone(work, f"weights of stage {number}")
 
@@ -70,21 +72,28 @@ def in_words(rates: Sequence[PassRate], paced: PacedWeights, pacing: PacingConfi
     )
 
 
-def _warn_if_few(job: Job, number: int, kept: int) -> None:
-    batches = kept / job.config.training.global_batch_size
-    if batches < FEW_BATCHES:
-        job.warn(
-            f"stage {number} has only {kept} problems to train on, {batches:.1f} batches of "
-            f"{job.config.training.global_batch_size}: they will be repeated often; bring more problems, or "
+def frontier_warnings(number: int, kept: int, batch_size: int, kept_first: int | None = None) -> list[str]:
+    """What should be known before stage `number` is trained on `kept` problems.
+
+    Args:
+        kept_first: problems that stage 1 was trained on; None: this is it.
+    """
+    warnings = []
+    if kept < FEW_BATCHES * batch_size:
+        warnings.append(
+            f"stage {number} has only {kept} problems to train on, {kept / batch_size:.1f} batches of "
+            f"{batch_size}: they will be repeated often; bring more problems, or "
             f"train less (stages.{number - 1}.train_iters)"
         )
-    first = job.stage_folder(1).pass_rates
-    if number == 1 or not first.exists():
-        return
-    before = len(read_weights(first))
-    if kept < EXHAUSTED * before:
-        job.warn(
-            f"stage {number} keeps {kept} problems of the {before} that stage 1 kept: the frontier is nearly "
-            "exhausted, and what is left of it will be overfitted; end here, train less "
+    if kept_first is not None and kept < EXHAUSTED * kept_first:
+        warnings.append(
+            f"stage {number} keeps {kept} problems where stage 1 kept {kept_first}: the frontier is nearly "
+            "exhausted, and what is left of it will be overfitted; end with the stage before, train less "
             f"(stages.{number - 1}.train_iters), or bring harder problems"
         )
+    return warnings
+
+
+def _kept_first(job: Job, number: int) -> int | None:
+    first = job.stage_folder(1).pass_rates
+    return len(read_weights(first)) if number > 1 and first.exists() else None
