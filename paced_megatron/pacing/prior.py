@@ -44,26 +44,38 @@ def fit_prior(rates: Sequence[PassRate]) -> Prior:
 
     For whole counts B(a+k, b+n-k) / B(a, b) is a product of a+j (j < k), b+j (j < n-k) and 1/(a+b+j) (j < n),
     so that only the numbers of problems with k > j, n-k > j, n > j matter. Minka's fixed point ("Estimating a
-    Dirichlet distribution", 2000), whose every step raises the likelihood; a and b stay within 0.02 and 1000,
-    where counts that all agree (all never solved, or all alike) would carry them off.
+    Dirichlet distribution", 2000), whose every step raises the likelihood, over log a and log b, with long
+    steps between (SQUAREM, Varadhan and Roland 2008) where they raise it too. a and b stay within 0.02 and
+    1000, where counts that all agree (all never solved, or all alike) would carry them off.
     """
-    most = max(rate.attempts for rate in rates)
-    steps = np.arange(most, dtype=np.float64)
+    steps = np.arange(max(rate.attempts for rate in rates), dtype=np.float64)
     correct = np.array([rate.correct for rate in rates])
     attempts = np.array([rate.attempts for rate in rates])
     above = [(counts[:, None] > steps).sum(0) for counts in (correct, attempts - correct, attempts)]
-    a = b = 1.0
-    for _ in range(5_000):
+
+    def likelihood(at: Floats) -> float:
+        a, b = np.exp(at)
+        terms = above[0] * np.log(a + steps) + above[1] * np.log(b + steps) - above[2] * np.log(a + b + steps)
+        return float(terms.sum())
+
+    def step(at: Floats) -> Floats:
+        a, b = np.exp(at)
         both = (above[2] / (a + b + steps)).sum()
-        new_a, new_b = (
-            float(np.clip(x * (hits / (x + steps)).sum() / both, _SMALLEST, _LARGEST))
-            for x, hits in ((a, above[0]), (b, above[1]))
-        )
-        moved = max(abs(new_a / a - 1), abs(new_b / b - 1))
-        a, b = new_a, new_b
-        if moved < 1e-8:
+        raised = [x * (hits / (x + steps)).sum() / both for x, hits in ((a, above[0]), (b, above[1]))]
+        return np.log(np.clip(raised, _SMALLEST, _LARGEST))
+
+    at = np.zeros(2)
+    for _ in range(1_000):
+        one = step(at)
+        two = step(one)
+        first, second = one - at, two - 2 * one + at
+        if abs(first).max() < 1e-10:
             break
-    return Prior(a, b)
+        length = np.linalg.norm(first) / max(float(np.linalg.norm(second)), 1e-300)
+        far = np.clip(at + 2 * length * first + length**2 * second, *np.log([_SMALLEST, _LARGEST]))
+        at = step(far) if likelihood(far) > likelihood(two) else two
+    a, b = np.exp(at)
+    return Prior(float(a), float(b))
 
 
 def log_beta(a: float, b: float) -> float:

@@ -92,7 +92,8 @@ def test_a_frontier_that_measuring_again_finds_exhausted_is_told_with_the_remedy
     adaptive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    arguments = [str(adaptive), f"run_dir={run}", "stages=[{train_iters: 6}, {train_iters: 6}]"]
+    two_stages = ["stages=[{train_iters: 6}, {train_iters: 6}]", "rollout.adaptive.rounds=0"]
+    arguments = [str(adaptive), f"run_dir={run}", *two_stages]
     for verb in ("rollout", "weigh"):
         assert main([verb, *arguments, "--stage", "1"]) == 0
     assert "exhausted" not in capsys.readouterr().out
