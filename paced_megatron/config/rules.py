@@ -77,6 +77,21 @@ def _parameters_fit(config: Config) -> str | None:
     return None
 
 
+def _fields_are_used(config: Config) -> str | None:
+    problems = config.problems
+    held_out = [
+        format
+        for source, format in (
+            (problems.test, problems.test_format),
+            (problems.forgetting, problems.forgetting_format),
+        )
+        if source
+    ]
+    if not problems.fields or "plain" in (problems.format, *held_out):
+        return None
+    return "problems.fields names columns of plain files, and no file is plain; the formats name their own"
+
+
 def _servers_for_sglang(config: Config) -> str | None:
     rollout = config.rollout
     launch, default = rollout.launch, LaunchConfig()
@@ -174,6 +189,7 @@ RULES: list[Rule] = [
         "has no API key in `env` or `args`, and in `args` no model, host or port",
         _launch_is_sound,
     ),
+    ("problems.fields", "is for files in `plain` format", _fields_are_used),
     ("problems.prompts.template", "contains `{problem}`", _template_asks),
     ("evaluation.every", "above 0 needs `problems.test`", _evaluation_has_problems),
     (

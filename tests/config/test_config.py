@@ -52,8 +52,8 @@ def test_what_is_not_said_has_its_default(load) -> None:
 
 def test_inputs_start_at_the_files_folder_and_run_dir_at_the_current_directory(load, tmp_path: Path) -> None:
     config = load()
-    assert config.problems.train == tmp_path / "recipe/data/train.jsonl"
-    assert config.problems.test == Path("/elsewhere/test.jsonl")
+    assert config.problems.train == str(tmp_path / "recipe/data/train.jsonl")
+    assert config.problems.test == "/elsewhere/test.jsonl"
     assert config.student.path == tmp_path / "recipe/student"
     assert config.teacher.path == tmp_path / "teacher"
     assert config.run_dir == tmp_path / "elsewhere/runs/a"
@@ -462,6 +462,6 @@ def test_a_dict_is_checked_like_a_file(tmp_path: Path) -> None:
         "stages": [{"train_iters": 3}],
     }
     config = config_from_dict(data, folder=tmp_path)
-    assert (config.problems.train, config.student.path) == (tmp_path / "t.jsonl", Path("/s"))
+    assert (config.problems.train, config.student.path) == (str(tmp_path / "t.jsonl"), Path("/s"))
     with pytest.raises(UserError, match=r"^here: unknown key sed; did you mean seed\?$"):
         config_from_dict(data | {"sed": 1}, where="here")

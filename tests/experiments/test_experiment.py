@@ -65,7 +65,7 @@ def test_each_run_has_the_base_with_its_arms_overrides_its_seed_and_its_folder(p
     config = experiment.config("longer", 3)
     assert (config.stages[0].train_iters, config.training.lr, config.seed) == (9, 2e-6, 3)
     assert config.run_dir == path.parent / "run/arms/longer/seed-3"
-    assert config.problems.train == path.parent / "train.jsonl"
+    assert config.problems.train == str(path.parent / "train.jsonl")
     assert experiment.config("paced", 1).stages[0].train_iters == 6
     assert experiment.config("all", 1).pacing.keep == "all"
     assert experiment.runs() == [(arm, seed) for seed in (3, 1) for arm in ("all", "paced", "longer")]
