@@ -50,7 +50,7 @@ WAYS = (
     Way("even, plug-in", "plugin", 0),
     Way("even, unbiased", "unbiased", 0),
     Way("even, posterior", "posterior", 0),
-    Way("adaptive, posterior", "posterior", 8),
+    Way("adaptive, posterior", "posterior", 4),
 )
 
 

@@ -37,7 +37,7 @@ class AdaptiveConfig:
         int, Key("rounds in which attempts are added; 0: every problem has rollout.attempts", at_least=0)
     ] = 0
     first: Annotated[int, Key("attempts that every problem gets before", at_least=2)] = 4
-    step: Annotated[int, Key("attempts that a problem chosen in a round gets", at_least=1)] = 2
+    step: Annotated[int, Key("a problem chosen in a round gets a multiple of this", at_least=1)] = 2
     most: Annotated[int, Key("no problem gets more attempts than this", at_least=2)] = 64
 
 

@@ -11,7 +11,13 @@ somebody else's trainer. Open `weights.py` first.
 
 from __future__ import annotations
 
-from paced_megatron.pacing.allocation import Plan, attempt_rounds, next_round, value_of_attempts
+from paced_megatron.pacing.allocation import (
+    Plan,
+    attempt_rounds,
+    next_round,
+    offers,
+    value_of_attempts,
+)
 from paced_megatron.pacing.counts import DiscountedCounts
 from paced_megatron.pacing.estimators import ESTIMATORS, Estimate, chosen_estimator, unbiased_complaint
 from paced_megatron.pacing.kernels import KERNELS, Kernel, beta, make_kernel, uniform
@@ -53,6 +59,7 @@ __all__ = [
     "fit_prior",
     "make_kernel",
     "next_round",
+    "offers",
     "pass_rates",
     "permuted",
     "problem_weights",

@@ -34,35 +34,69 @@ def value_of_attempts(kernel: Kernel, prior: Prior, correct: int, attempts: int,
     )
 
 
+def offers(kernel: Kernel, prior: Prior, rate: PassRate, step: int, most: int) -> list[tuple[float, int]]:
+    """(value per attempt, attempts): what a problem's further attempts tell, portion after portion, each of
+    less value per attempt than the one before.
+
+    A portion is a multiple of `step`: where one step can tell nothing and several can, as for p(1-p) after as
+    many right as wrong, looking one step ahead alone would stop (Frazier and Powell, "Paradoxes in
+    learning", 2010). So this is the concave envelope of `value_of_attempts`.
+    """
+    ahead = range(0, min(AHEAD * step, most - rate.attempts) + 1, step)
+    told = {more: value_of_attempts(kernel, prior, rate.correct, rate.attempts, more) for more in ahead}
+    portions, at = [], 0
+    while any(more > at for more in told):
+        value, then = max(((told[more] - told[at]) / (more - at), more) for more in told if more > at)
+        portions.append((value, then - at))
+        at = then
+    return portions
+
+
+AHEAD = 6  # steps that a problem can get in one round, at most
+
+
 def next_round(
     rates: Sequence[PassRate],
     kernel: Kernel,
     *,
-    more: int,
+    step: int,
     budget: int,
     most: int,
     seed: int,
-) -> list[str]:
-    """The problems that get `more` further attempts each in a round of at most `budget` attempts, those that
-    tell most first. A pure function of what was counted, so that a resumed run allocates alike.
+) -> dict[str, int]:
+    """How many further attempts each problem gets in a round of at most `budget` attempts, those that tell
+    most first. A pure function of what was counted, so that a resumed run allocates alike.
 
     Args:
         rates: of all problems, so far; the prior is fitted to them.
+        step: attempts are added in multiples of it.
         most: no problem gets beyond this many attempts.
         seed: decides between problems with the same counts.
 
-    Returns ids, fewer than the budget would pay for where no more problems have anything to tell.
+    Returns problem ids and attempts, fewer than `budget` where no more problems have anything to tell.
     """
     prior = fit_prior(rates)
-    counts = {(rate.correct, rate.attempts) for rate in rates if rate.attempts + more <= most}
-    values: Mapping[tuple[int, int], float] = {
-        (correct, attempts): value_of_attempts(kernel, prior, correct, attempts, more)
-        for correct, attempts in counts
-    }
-    candidates = [rate for rate in rates if values.get((rate.correct, rate.attempts), 0.0) > 0]
-    random.Random(seed).shuffle(candidates)
-    candidates.sort(key=lambda rate: -values[rate.correct, rate.attempts])
-    return [rate.problem_id for rate in candidates[: budget // more]]
+    known: dict[tuple[int, int], list[tuple[float, int]]] = {}
+    for rate in rates:
+        if (rate.correct, rate.attempts) not in known:
+            known[rate.correct, rate.attempts] = offers(kernel, prior, rate, step, most)
+    shuffled = list(rates)
+    random.Random(seed).shuffle(shuffled)
+    candidates = [
+        (value, more, rate.problem_id)
+        for rate in shuffled
+        for value, more in known[rate.correct, rate.attempts]
+        if value > 0
+    ]
+    chosen: dict[str, int] = {}
+    left = budget // step * step
+    for _, more, problem_id in sorted(candidates, key=lambda candidate: -candidate[0]):
+        given = min(more, left)
+        if given == 0:
+            break
+        chosen[problem_id] = chosen.get(problem_id, 0) + given
+        left -= given
+    return chosen
 
 
 Key = tuple[str, int]  # (problem id, index of the attempt)
@@ -75,8 +109,8 @@ class Plan:
     Attributes:
         mean: attempts per problem that the whole may take on average.
         rounds: in which attempts are added; each may take an even share of what is left.
-        first: attempts that every problem gets before the first round; step: that a chosen one gets in a
-            round; most: that none exceeds.
+        first: attempts that every problem gets before the first round; step: in multiples of which more are
+            added; most: that none exceeds.
     """
 
     mean: int
@@ -112,14 +146,16 @@ def attempt_rounds(
         ]
         share = left // (plan.rounds - number)
         chosen = next_round(
-            rates, _UNCERTAIN, more=plan.step, budget=share, most=plan.most, seed=seed + number
+            rates, _UNCERTAIN, step=plan.step, budget=share, most=plan.most, seed=seed + number
         )
         if not chosen:
             break
-        rounds.append([(name, counts[name] + extra) for name in chosen for extra in range(plan.step)])
-        for name in chosen:
-            counts[name] += plan.step
-        left -= plan.step * len(chosen)
+        rounds.append(
+            [(name, counts[name] + extra) for name, more in chosen.items() for extra in range(more)]
+        )
+        for name, more in chosen.items():
+            counts[name] += more
+        left -= sum(chosen.values())
     return rounds
 
 

