@@ -37,6 +37,7 @@ from paced_megatron.pacing.weights import (
     permuted,
     problem_weights,
     stage_weights,
+    what_is_kept,
 )
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "unbiased_complaint",
     "uniform",
     "value_of_attempts",
+    "what_is_kept",
     "write_pass_rates",
     "write_rates_after",
 ]

@@ -143,6 +143,14 @@ def test_arms_that_keep_different_problems_want_one_text(path: Path) -> None:
     assert "rollout.respond_to: all" in refused(path, "rollout.respond_to=kept")
 
 
+def test_an_arm_that_filters_by_a_band_keeps_other_problems_too(path: Path) -> None:
+    edit(path, "all: {pacing.keep: all, pacing.kernel: uniform}", "hard: {pacing.kernel: band}")
+    said = refused(path, "rollout.respond_to=kept")
+    assert "pacing.keep: frontier and kernel: band from 0.2 to 0.8" in said and "rollout.respond_to" in said
+    edit(path, "hard: {pacing.kernel: band}", "soft: {pacing.kernel: gaussian}")
+    assert load_experiment(path, ["rollout.respond_to=kept"]).arms["soft"]
+
+
 def test_a_seed_as_an_override_is_refused(path: Path) -> None:
     assert "--seeds" in refused(path, "seed=4")
 

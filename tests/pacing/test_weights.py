@@ -14,6 +14,7 @@ from paced_megatron.pacing import (
     problem_weights,
     stage_weights,
     uniform,
+    what_is_kept,
 )
 
 
@@ -310,3 +311,17 @@ def test_problems_with_different_numbers_of_attempts_are_weighed_by_the_posterio
 def test_a_kernel_that_gives_nothing_names_its_own_keys(keys: dict[str, object], remedy: str) -> None:
     with pytest.raises(UserError, match=f"no weight .*{remedy}"):
         stage_weights(rates((4, 8), (5, 8)), PacingConfig(**keys))  # type: ignore[arg-type]
+
+
+def test_configurations_that_keep_other_problems_say_so_in_other_words() -> None:
+    kept = {
+        name: (
+            what_is_kept(PacingConfig(**keys)),
+            tuple(stage_weights(EVERY_K, PacingConfig(**keys)).weights),
+        )  # type: ignore[arg-type]
+        for name, (keys, _) in BY_HAND.items()
+    }
+    for words, problems in kept.values():
+        assert all(other == problems for said, other in kept.values() if said == words), words
+    assert kept["paced"][0] == kept["gaussian"][0] == kept["frontier"][0] == "pacing.keep: frontier"
+    assert "band from 0.2 to 0.8" in kept["hard filter"][0]
