@@ -50,6 +50,23 @@ def test_what_is_not_said_has_its_default(load) -> None:
     assert (config.seed, config.rollout.attempts, config.pacing.kernel) == (1234, 8, "beta")
 
 
+def test_a_dataset_of_the_hub_stays_the_address_that_it_is_and_is_recorded_so(load, tmp_path: Path) -> None:
+    address = "hf://org/name?config=all&split=train[:80%]"
+    config = load(YAML, f"problems.train={address}", "problems.format=dapo_math_processed")
+    assert config.problems.train == address
+    recorded = tmp_path / "recorded.yaml"
+    recorded.write_text(dump_config(config))
+    assert load_config(recorded) == config
+
+
+def test_fields_are_for_a_plain_file(load) -> None:
+    load(YAML, "problems.fields={id: uid}", "problems.format=math")  # test is plain
+    with pytest.raises(
+        UserError, match=r"problems.fields names columns of plain files, and no file is plain"
+    ):
+        load(YAML, "problems.fields={id: uid}", "problems.format=math", "problems.test_format=math500")
+
+
 def test_inputs_start_at_the_files_folder_and_run_dir_at_the_current_directory(load, tmp_path: Path) -> None:
     config = load()
     assert config.problems.train == str(tmp_path / "recipe/data/train.jsonl")
