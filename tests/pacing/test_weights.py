@@ -325,3 +325,5 @@ def test_configurations_that_keep_other_problems_say_so_in_other_words() -> None
         assert all(other == problems for said, other in kept.values() if said == words), words
     assert kept["paced"][0] == kept["gaussian"][0] == kept["frontier"][0] == "pacing.keep: frontier"
     assert "band from 0.2 to 0.8" in kept["hard filter"][0]
+    for keys in ({"floor": 0.1}, {"estimator": "posterior"}):  # so that no weight is 0
+        assert what_is_kept(PacingConfig(kernel="band", **keys)) == "pacing.keep: frontier"  # type: ignore[arg-type]
