@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
-from paced_megatron.config import Config, LaunchConfig
+from paced_megatron.config import Config, LaunchConfig, TrainingConfig
 from paced_megatron.config.layouts import LAYOUT_RULES, Rule
 from paced_megatron.config.pacing_rules import PACING_RULES
 from paced_megatron.divergence import check_parameter
@@ -75,6 +75,15 @@ def _parameters_fit(config: Config) -> str | None:
             said = str(error).removeprefix("parameter: ")
             return f"stages.{number}.divergence_parameter: {said}"
     return None
+
+
+def _kept_share_is_used(config: Config) -> str | None:
+    training = config.training
+    if training.token_weights == "tip" or training.token_weights_kept == TrainingConfig.token_weights_kept:
+        return None
+    return (
+        f"training.token_weights_kept is for training.token_weights=tip, and that is {training.token_weights}"
+    )
 
 
 def _fields_are_used(config: Config) -> str | None:
@@ -175,6 +184,7 @@ RULES: list[Rule] = [
         _batch_divides,
     ),
     ("training.min_lr", "is at most `training.lr`", _decay_goes_down),
+    ("training.token_weights_kept", "is for `token_weights: tip`", _kept_share_is_used),
     ("training.lr_warmup_iters", "is below every stage's `train_iters`", _warmup_ends),
     *PACING_RULES,
     (

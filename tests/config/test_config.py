@@ -59,6 +59,15 @@ def test_a_dataset_of_the_hub_stays_the_address_that_it_is_and_is_recorded_so(lo
     assert load_config(recorded) == config
 
 
+def test_the_share_of_tokens_kept_is_for_tip(load) -> None:
+    config = load(YAML, "training.token_weights=tip", "training.token_weights_kept=0.2")
+    assert config.training.token_weights_kept == 0.2
+    with pytest.raises(
+        UserError, match=r"token_weights_kept is for training.token_weights=tip, and that is none"
+    ):
+        load(YAML, "training.token_weights_kept=0.2")
+
+
 def test_fields_are_for_a_plain_file(load) -> None:
     load(YAML, "problems.fields={id: uid}", "problems.format=math")  # test is plain
     with pytest.raises(

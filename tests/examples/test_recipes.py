@@ -1,8 +1,8 @@
 """Every recipe in examples/ fits the GPUs that it names, by the published models' config.json, and runs to
 its end on the CPU with small models of the same family in the place of the large ones.
 
-With PACED_FULL_RECIPES=1 all of them run, and at their own tensor-parallel size; else one of each family, in
-one process.
+With PACED_FULL_RECIPES=1 all of them run, those for several GPUs on two processes that share the layers; else
+one of each family, in one process.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ FULL = os.environ.get("PACED_FULL_RECIPES") == "1"
 class Recipe:
     """Attributes:
     memory_gb: of the GPUs that its README names.
+    processes: in the full dry run.
     """
 
     student: str
@@ -38,6 +39,7 @@ class Recipe:
     memory_gb: int
     prompt_tokens: int
     quick: bool = False
+    processes: int = 2
 
 
 RECIPES = {
@@ -47,7 +49,7 @@ RECIPES = {
     "llama3_8b_to_1b": Recipe(
         "Llama-3.2-1B-Instruct", "Llama-3.1-8B-Instruct", "llama", 24, 1024, quick=True
     ),
-    "one_gpu": Recipe("Qwen3-0.6B", "Qwen3-1.7B", "qwen3", 24, 512, quick=True),
+    "one_gpu": Recipe("Qwen3-0.6B", "Qwen3-1.7B", "qwen3", 24, 512, quick=True, processes=1),
 }
 RUN_HERE = [name for name, recipe in RECIPES.items() if recipe.quick or FULL]
 
@@ -116,7 +118,9 @@ def _small(recipe: Recipe, folder: Path) -> list[str]:
         template = folder / "template.jinja"
         template.write_text("{{ date_string }}{{ messages[0]['content'] }}>")
         own = ["pacing.keep=all", "pacing.kernel=uniform", f"problems.prompts.chat_template={template}"]
-    if not FULL:
+    if FULL and recipe.processes > 1:
+        own += ["parallel.tensor_model_parallel_size=2"]
+    else:
         own += [
             f"parallel.{key}"
             for key in (
@@ -153,7 +157,7 @@ def _small(recipe: Recipe, folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", RUN_HERE)
 def test_a_recipe_runs_to_its_end_with_small_models(name: str, tmp_path: Path) -> None:
     arguments = [str(EXAMPLES / name / "recipe.yaml"), *_small(RECIPES[name], tmp_path)]
-    if FULL:  # two processes
+    if FULL:  # it starts processes
         code, _, errors = run_paced("run", *arguments)
         assert code == 0, errors
     else:
