@@ -38,7 +38,7 @@ EXTRAS = {
     ],
     "logging": ["tensorboard>=2.15", "wandb>=0.17"],  # trackers, where the configuration asks for them
     "eval": ["lm-eval>=0.4.9"],  # benchmarks for what a student forgot; no room uses it yet
-    "data": ["datasets>=4.0"],  # problems from a Hugging Face dataset; no room uses it yet
+    "data": ["datasets>=4.0"],  # problems from Parquet (its pyarrow) and Hugging Face datasets; tried: 5.2
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",

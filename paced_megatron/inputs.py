@@ -13,7 +13,7 @@ from paced_megatron.models.families import ModelShape, check_layout, model_shape
 from paced_megatron.models.hub import local_folder
 from paced_megatron.models.weight_files import check_weights
 from paced_megatron.problems.context import context_template
-from paced_megatron.problems.load import load_problems
+from paced_megatron.problems.lists import read_problem_lists
 from paced_megatron.problems.problem import Problem
 from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
 from paced_megatron.problems.teacher_prompts import TeacherPrompts, make_teacher_prompts
@@ -59,6 +59,7 @@ class Inputs:
         student_folder, teacher_folder: where their weights lie; for a model named as on the Hugging Face hub
             its folder in the local cache, which the configuration doesn't name.
         teacher_prompts: for each stage the training problems' prompts as its teacher sees them.
+        dropped: ids of training problems that are held-out ones too, left out by `problems.overlap: drop`.
     """
 
     train: ProblemSet
@@ -70,6 +71,7 @@ class Inputs:
     student_folder: Path
     teacher_folder: Path | None
     teacher_prompts: Sequence[TeacherPrompts]
+    dropped: Sequence[str] = ()
 
     def teacher_of(self, stage: StageConfig) -> tuple[ModelShape, Path]:
         """Whose hidden states the stage's student is compared with: the teacher's shape and folder, or those
@@ -110,10 +112,11 @@ def read_inputs(config: Config) -> Inputs:
                 f"{folder}: the head has {shape.vocab_size} rows for the tokenizer's {len(tokenizer)} "
                 "entries; weights and tokenizer are not of the same model"
             )
-    train = _problem_set(config.problems.train, config, tokenizer)
+    lists = read_problem_lists(config.problems)
+    train = _problem_set(lists.train, config, tokenizer)
     test, forgetting = (
-        _problem_set(path, config, tokenizer) if path else None
-        for path in (config.problems.test, config.problems.forgetting)
+        _problem_set(problems, config, tokenizer) if problems else None
+        for problems in (lists.test, lists.forgetting)
     )
     inputs = Inputs(
         train,
@@ -135,6 +138,7 @@ def read_inputs(config: Config) -> Inputs:
             )
             for number, stage in enumerate(config.stages)
         ],
+        dropped=lists.dropped,
     )
     _check_lengths(config, inputs)
     return inputs
@@ -158,8 +162,9 @@ def check_layouts(
     )
 
 
-def _problem_set(path: Path, config: Config, tokenizer: PreTrainedTokenizerBase) -> ProblemSet:
-    problems = load_problems(path, config.problems.fields)
+def _problem_set(
+    problems: Sequence[Problem], config: Config, tokenizer: PreTrainedTokenizerBase
+) -> ProblemSet:
     return ProblemSet(
         by_id={problem.id: problem for problem in problems},
         prompts={

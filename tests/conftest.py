@@ -44,6 +44,7 @@ LONG_FILES = (
     "parallel/test_teacher_layouts.py",
     "parallel/test_gradient.py",
     "plan/test_live_bytes.py",
+    "parallel/test_token_weights.py",
     "loop/test_failing_steps.py",
     "rollout/test_sglang.py",
     "divergence/test_eight_ranks.py",

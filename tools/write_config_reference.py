@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from paced_megatron.config import Config, Key
+from paced_megatron.config import Config, Key, Source
 from paced_megatron.config.check import is_required, key_of
 from paced_megatron.config.rules import RULES
 
@@ -93,7 +94,7 @@ def sections(cls: type, name: str) -> list[str]:
             inner += sections(hint, dotted)
     title = f"## `{name.replace('.0', '[]')}`" if name else "## The run"
     table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows]
-    return [f"{title}\n\n{(cls.__doc__ or '').strip()}\n", "\n".join(table) + "\n", *inner]
+    return [f"{title}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n", "\n".join(table) + "\n", *inner]
 
 
 def row(dotted: str, field: dataclasses.Field[Any], hint: Any, about: Key) -> str:
@@ -111,6 +112,7 @@ def show_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(f"`{choice}`" for choice in get_args(hint))
     names = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+    names[Source] = "path or hf://"
     if get_origin(hint) is list:
         return f"list of {show_type(get_args(hint)[0])}"
     return "keys and values" if get_origin(hint) is dict else names[hint]

@@ -17,12 +17,13 @@ from paced_megatron.config.evaluation import EvaluationConfig, LoggingConfig
 from paced_megatron.config.key import Key
 from paced_megatron.config.models import HUB_ID, ModelPathConfig, ParallelConfig, TeacherConfig
 from paced_megatron.config.pacing import PacingConfig
-from paced_megatron.config.problems import ProblemsConfig, PromptConfig, VerifierConfig
-from paced_megatron.config.rollout import LaunchConfig, RolloutConfig
+from paced_megatron.config.problems import ProblemsConfig, PromptConfig, Source, VerifierConfig
+from paced_megatron.config.rollout import AdaptiveConfig, LaunchConfig, RolloutConfig
 from paced_megatron.config.training import StageConfig, TrainingConfig
 
 __all__ = [
     "HUB_ID",
+    "AdaptiveConfig",
     "Config",
     "EvaluationConfig",
     "Key",
@@ -34,6 +35,7 @@ __all__ = [
     "ProblemsConfig",
     "PromptConfig",
     "RolloutConfig",
+    "Source",
     "StageConfig",
     "TeacherConfig",
     "TrainingConfig",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from paced_megatron.config import HUB_ID, Config, Key
+from paced_megatron.config import HUB_ID, Config, Key, Source
 from paced_megatron.config.rules import RULES
 from paced_megatron.config.tree import Node
 from paced_megatron.errors import UserError
@@ -194,6 +194,11 @@ def _path(node: Node, name: str, hint: Any) -> Path:
     return Path(text) if on_hub else path  # a name stays one: models/hub.py looks for it
 
 
+def _source(node: Node, name: str, hint: Any) -> Source:
+    text = _str(node, name, hint)
+    return Source(text if text.startswith("hf://") else _path(node, name, hint))
+
+
 def _choice(node: Node, name: str, hint: Any) -> Any:
     choices = get_args(hint)
     if isinstance(node.value, str) and node.value in choices:
@@ -225,6 +230,7 @@ CONVERTERS: dict[Any, Callable[[Node, str, Any], Any]] = {
     float: _float,
     str: _str,
     Path: _path,
+    Source: _source,
     Literal: _choice,
     list: _list,
     dict: _dict,

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from paced_megatron.config import Config
+from paced_megatron.config import Config, Source
 from paced_megatron.config.check import build
 from paced_megatron.config.tree import Node, apply_override, from_python, read_yaml
 from paced_megatron.errors import UserError
@@ -92,7 +92,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | Source) else value
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, Any]]:

@@ -39,27 +39,51 @@ class VerifierConfig:
     )
 
 
+class Source(str):
+    """Where problems are: an absolute path, or `hf://...` (problems/rows.py)."""
+
+
+ProblemFormat = Literal["plain", "dapo_math", "dapo_math_processed", "math", "math500"]
+
+
 @dataclass(frozen=True)
 class ProblemsConfig:
-    """The problems to train on, and those held out."""
+    """The problems to train on, and those held out.
 
-    train: Annotated[Path, Key("JSONL file of the problems to train on: id, problem, answer on each line")]
-    test: Annotated[
-        Path | None, Key("JSONL file of held-out problems, for evaluation; null: no evaluation")
-    ] = None
+    A file is JSONL or Parquet, or a folder that `datasets` has saved. `hf://NAME?split=train&config=main` is
+    a dataset of the Hugging Face hub, or, with an absolute path as NAME, one in a folder; `split` is `train`
+    where nothing is said. Parts of a split (`train[:80%]`) are understood, and `revision` pins it.
+    """
+
+    train: Annotated[
+        Source, Key("the problems to train on: with id, problem and answer in each row, or see `format`")
+    ]
+    test: Annotated[Source | None, Key("held-out problems, for evaluation; null: no evaluation")] = None
     forgetting: Annotated[
-        Path | None,
-        Key(
-            "JSONL file of problems of another skill, evaluated beside `test` to see what is forgotten; "
-            "null: none"
-        ),
+        Source | None,
+        Key("problems of another skill, evaluated beside `test` to see what is forgotten; null: none"),
     ] = None
+    format: Annotated[
+        ProblemFormat,
+        Key(
+            "how `train` is laid out: `plain`, the columns of `fields`; `dapo_math` and "
+            "`dapo_math_processed`, DAPO-Math-17k's two editions, without repeats and its own instruction; "
+            "`math`, Hendrycks' MATH, the answer from the solution's last box; `math500`, MATH-500"
+        ),
+    ] = "plain"
+    test_format: Annotated[ProblemFormat, Key("the same of `test`")] = "plain"
+    forgetting_format: Annotated[ProblemFormat, Key("the same of `forgetting`")] = "plain"
     fields: Annotated[
         dict[str, str],
         Key(
-            "the files' own column names, e.g. `{problem: question, id: unique_id}`",
+            "column names of the files in `plain` format, e.g. `{problem: question, id: unique_id}`; "
+            "`prompt.0.content` is inside column `prompt`",
             keys=("id", "problem", "answer", "solution", "level"),
         ),
     ] = field(default_factory=dict)
+    overlap: Annotated[
+        Literal["refuse", "drop"],
+        Key("a training problem whose text is in `test` or `forgetting` ends the run, or is left out"),
+    ] = "refuse"
     prompts: PromptConfig = field(default_factory=PromptConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)

@@ -30,6 +30,18 @@ class LaunchConfig:
 
 
 @dataclass(frozen=True)
+class AdaptiveConfig:
+    """More attempts where a weight is still uncertain, `rollout.attempts` being the mean over problems."""
+
+    rounds: Annotated[
+        int, Key("rounds in which attempts are added; 0: every problem has rollout.attempts", at_least=0)
+    ] = 0
+    first: Annotated[int, Key("attempts that every problem gets before", at_least=2)] = 4
+    step: Annotated[int, Key("a problem chosen in a round gets a multiple of this", at_least=1)] = 2
+    most: Annotated[int, Key("no problem gets more attempts than this", at_least=2)] = 64
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """How the student's attempts, and the teacher's responses, are sampled."""
 
@@ -38,6 +50,7 @@ class RolloutConfig:
         Key("`embedded`: inside this job, batched, with a KV cache; `sglang`: SGLang servers (rollouts.md)"),
     ] = "embedded"
     attempts: Annotated[int, Key("attempts per problem, K; one alone tells no frontier", at_least=2)] = 8
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     temperature: Annotated[float, Key("sampling temperature; 0: greedy", at_least=0)] = 1.0
     top_p: Annotated[
         float, Key("nucleus sampling keeps this much probability; 1: all", above=0, at_most=1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
-from paced_megatron.config import Config, LaunchConfig
+from paced_megatron.config import Config, LaunchConfig, TrainingConfig
 from paced_megatron.config.layouts import LAYOUT_RULES, Rule
+from paced_megatron.config.pacing_rules import PACING_RULES
 from paced_megatron.config.teacher_rules import TEACHER_RULES
 from paced_megatron.config.text_rules import TEXT_RULES
 from paced_megatron.divergence import check_parameter
-from paced_megatron.pacing import KEPT, PassRate, make_kernel
 
 
 def _some_stages(config: Config) -> str | None:
@@ -56,17 +56,6 @@ def _evaluation_has_problems(config: Config) -> str | None:
     return f"evaluation.every={config.evaluation.every} needs held-out problems; set problems.test"
 
 
-def _kept_have_weight(config: Config) -> str | None:
-    kernel, kept = make_kernel(config.pacing), KEPT[config.pacing.keep]
-    for rate, solved in ((PassRate("", 0, 1), "never"), (PassRate("", 1, 1), "always")):
-        if kept(rate) and kernel(rate.value) == 0:
-            return (
-                f"pacing.keep={config.pacing.keep} keeps problems that are {solved} solved, and the kernel "
-                f"{config.pacing.kernel} gives them no weight; set pacing.kernel=uniform or keep the frontier"
-            )
-    return None
-
-
 def _forgetting_has_test(config: Config) -> str | None:
     if config.problems.test is not None:
         return None
@@ -88,6 +77,30 @@ def _parameters_fit(config: Config) -> str | None:
             said = str(error).removeprefix("parameter: ")
             return f"stages.{number}.divergence_parameter: {said}"
     return None
+
+
+def _kept_share_is_used(config: Config) -> str | None:
+    training = config.training
+    if training.token_weights == "tip" or training.token_weights_kept == TrainingConfig.token_weights_kept:
+        return None
+    return (
+        f"training.token_weights_kept is for training.token_weights=tip, and that is {training.token_weights}"
+    )
+
+
+def _fields_are_used(config: Config) -> str | None:
+    problems = config.problems
+    held_out = [
+        format
+        for source, format in (
+            (problems.test, problems.test_format),
+            (problems.forgetting, problems.forgetting_format),
+        )
+        if source
+    ]
+    if not problems.fields or "plain" in (problems.format, *held_out):
+        return None
+    return "problems.fields names columns of plain files, and no file is plain; the formats name their own"
 
 
 def _servers_for_sglang(config: Config) -> str | None:
@@ -173,13 +186,9 @@ RULES: list[Rule] = [
         _batch_divides,
     ),
     ("training.min_lr", "is at most `training.lr`", _decay_goes_down),
+    ("training.token_weights_kept", "is for `token_weights: tip`", _kept_share_is_used),
     ("training.lr_warmup_iters", "is below every stage's `train_iters`", _warmup_ends),
-    (
-        "pacing.keep",
-        "keeps no problem that the kernel gives no weight: `solvable`, `unmastered` and `all` want "
-        "`kernel: uniform`",
-        _kept_have_weight,
-    ),
+    *PACING_RULES,
     (
         "rollout",
         "has `urls` or `launch.python`, and not both, where `engine` is `sglang`; with another engine it has "
@@ -192,6 +201,7 @@ RULES: list[Rule] = [
         "has no API key in `env` or `args`, and in `args` no model, host or port",
         _launch_is_sound,
     ),
+    ("problems.fields", "is for files in `plain` format", _fields_are_used),
     ("problems.prompts.template", "contains `{problem}`", _template_asks),
     ("evaluation.every", "above 0 needs `problems.test`", _evaluation_has_problems),
     (

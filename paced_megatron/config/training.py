@@ -35,6 +35,13 @@ class TrainingConfig:
         Literal["problems", "tokens"],
         Key("the loss is divided by global_batch_size, or by the batch's unweighted number of tokens"),
     ] = "problems"
+    token_weights: Annotated[
+        Literal["none", "tip"],
+        Key("`tip`: of each text only the tokens that the student is unsure of or far off (method.md, 3)"),
+    ] = "none"
+    token_weights_kept: Annotated[
+        float, Key("with `tip`: the share of each text's tokens that is kept", above=0, at_most=1)
+    ] = 0.5
     params_dtype: Annotated[
         Literal["float32", "bfloat16"],
         Key("type of the weights in training; gradients and optimizer state are float32"),

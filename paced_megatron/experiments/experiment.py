@@ -15,6 +15,7 @@ from paced_megatron.config.check import build, build_section
 from paced_megatron.config.io import config_to_dict, diff_configs, read_tree
 from paced_megatron.config.tree import Node, apply_override, replace_key
 from paced_megatron.errors import UserError
+from paced_megatron.pacing import what_is_kept
 from paced_megatron.run_folder import ExperimentFolder
 
 BEFORE = "before"  # the student before training: a row of the table, so no arm may be called that
@@ -203,11 +204,11 @@ def _arm_config(tree: Node, base_tree: Node, base: Config, name: str) -> Config:
 
 
 def _check_one_text(tree: Node, experiment: Experiment) -> None:
-    kept = {config.pacing.keep for config in (experiment.base, *experiment.configs.values())}
+    kept = {what_is_kept(config.pacing) for config in (experiment.base, *experiment.configs.values())}
     if len(kept) > 1 and experiment.base.rollout.respond_to != "all":
         listed = _listed(sorted(kept))
         raise UserError(
-            f"{tree.find('base').where}: arms and base keep different problems (pacing.keep: {listed}) and "
+            f"{tree.find('base').where}: arms and base keep different problems ({listed}) and "
             "have to learn from the same text; set rollout.respond_to: all in the base"
         )
 

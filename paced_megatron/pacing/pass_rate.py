@@ -1,12 +1,10 @@
-"""Pass rates: how often the student solved a problem, and a kernel's value estimated at that rate."""
+"""Pass rates: how often the student solved a problem."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
-
-from paced_megatron.pacing.kernels import Kernel
 
 
 class ScoredAttempt(Protocol):
@@ -54,18 +52,3 @@ def pass_rates(attempts: Iterable[ScoredAttempt]) -> list[PassRate]:
         total[attempt.problem_id] = total.get(attempt.problem_id, 0) + 1
         correct[attempt.problem_id] = correct.get(attempt.problem_id, 0) + (attempt.outcome == "correct")
     return [PassRate(problem_id, correct[problem_id], total[problem_id]) for problem_id in total]
-
-
-Estimator = Callable[[int, int, Kernel], float]
-
-
-def plugin(correct: int, attempts: int, kernel: Kernel) -> float:
-    """kernel(k / K).
-
-    For p(1-p) its mean is (1 - 1/K) p(1-p): one factor for all problems, which the stage constant takes out.
-    """
-    return kernel(correct / attempts)
-
-
-# A row is f(correct, attempts, kernel) -> the kernel's value estimated at the true pass rate.
-ESTIMATORS: dict[str, Estimator] = {"plugin": plugin}

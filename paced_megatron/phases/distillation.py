@@ -17,10 +17,10 @@ from paced_megatron.phases.rollouts import problems_to_respond_to
 from paced_megatron.phases.snapshot import save_snapshot
 from paced_megatron.rollout.attempts import Attempt
 from paced_megatron.rollout.requests import attempt_seed
-from paced_megatron.training.batches import batch_order
 from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
+from paced_megatron.training.order import paced_batches
 from paced_megatron.training.source import Source, StoredText
 from paced_megatron.training.student import load_chunks
 from paced_megatron.training.teacher_cache import GB, TeacherCache, weights_identity
@@ -139,10 +139,14 @@ def export(job: Job, number: int) -> None:
 
 
 def _stored_text(job: Job, number: int) -> Source:
-    examples = _examples(job, number)
-    size = job.config.training.global_batch_size
-    seed = attempt_seed(job.config.seed, "order of batches", number)
-    return StoredText(examples, lambda step: batch_order(len(examples), size, step - 1, seed))
+    examples, order = paced_batches(
+        job.config.pacing,
+        _examples(job, number),
+        batch_size=job.config.training.global_batch_size,
+        train_iters=job.stage(number).train_iters,
+        seed=attempt_seed(job.config.seed, "order of batches", number),
+    )
+    return StoredText(examples, order)
 
 
 def _rollouts(job: Job, number: int) -> Source:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
-from paced_megatron.pacing import make_kernel, problem_weights, read_pass_rates
-from paced_megatron.pacing.pass_rate import ESTIMATORS, PassRate
-from paced_megatron.pacing.weights import KEPT
+from paced_megatron.pacing import read_pass_rates, stage_weights
 from paced_megatron.phases.rollouts import rollout_sampling, sample
 from paced_megatron.phases.snapshot import save_snapshot
 from paced_megatron.problems.outcome import Outcome
@@ -162,17 +160,8 @@ class OnPolicyText:
 def opening_weight(job: Job, number: int) -> Weight:
     """What a problem weighs by its counts, with the constant of the stage's opening measurement: one for the
     whole stage, also where later steps measure p again (docs/method.md, 1)."""
-    pacing = job.config.pacing
-    kernel, estimate = make_kernel(pacing), ESTIMATORS["plugin"]
     opening = read_pass_rates(job.stage_folder(number).pass_rates)
-    constant = problem_weights(opening, kernel, keep=pacing.keep).constant
-
-    def weight(correct: int, attempts: int) -> float:
-        if not KEPT[pacing.keep](PassRate("", correct, attempts)):
-            return 0.0
-        return constant * estimate(correct, attempts, kernel)
-
-    return weight
+    return stage_weights(opening, job.config.pacing).weight
 
 
 def _are_made(path: Path, keys: Sequence[Key], version: str) -> bool:

@@ -11,6 +11,7 @@ from rich.console import Console
 from paced_megatron.inputs import ProblemSet
 from paced_megatron.job import Job
 from paced_megatron.pacing import read_weights
+from paced_megatron.phases.adaptive import planned_rounds
 from paced_megatron.phases.needs import student_before
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.problems.verify import score
@@ -23,11 +24,24 @@ from paced_megatron.timings import Timing, append_timing
 
 
 def roll_out(job: Job, number: int) -> None:
-    """The student that the stage starts from attempts every problem K times: attempts.jsonl."""
+    """The student that the stage starts from attempts every problem K times (with rollout.adaptive: K times
+    on average): attempts.jsonl."""
     weights, version = student_before(job, number)
     path = job.stage_folder(number).attempts
 
     def work() -> None:
+        attempts = sample_in_rounds(job, number, weights=weights, version=version, path=path)
+        job.say(f"stage {number}: {_shares(attempts)}")
+        for warning in outcome_warnings(attempts):
+            job.warn(warning)
+
+    job.world.lead.alone(work, f"attempts of stage {number}")
+
+
+def sample_in_rounds(job: Job, number: int, *, weights: Path, version: str, path: Path) -> list[Attempt]:
+    """The stage's opening attempts; one round of them, unless rollout.adaptive adds more where they tell."""
+    rounds = planned_rounds(job, number, recover_attempts(path))
+    while True:
         attempts = sample(
             job,
             job.inputs.train,
@@ -35,15 +49,15 @@ def roll_out(job: Job, number: int) -> None:
             version=version,
             path=path,
             sampling=rollout_sampling(job),
-            per_problem=job.config.rollout.attempts,
+            keys=[key for one in rounds for key in one],
             phase="attempts",
             number=number,
+            detail=f", round {len(rounds)}" if job.config.rollout.adaptive.rounds else "",
         )
-        job.say(f"stage {number}: {_shares(attempts)}")
-        for warning in outcome_warnings(attempts):
-            job.warn(warning)
-
-    job.world.lead.alone(work, f"attempts of stage {number}")
+        planned = planned_rounds(job, number, attempts)
+        if planned == rounds:
+            return attempts
+        rounds = planned
 
 
 def respond(job: Job, number: int) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from paced_megatron.config import PacingConfig
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
 from paced_megatron.pacing import (
     PacedWeights,
-    make_kernel,
+    PassRate,
+    chosen_estimator,
     pass_rates,
     permuted,
-    problem_weights,
+    read_weights,
+    stage_weights,
     write_pass_rates,
 )
+from paced_megatron.phases.adaptive import planned_rounds
 from paced_megatron.phases.needs import read_recorded
 from paced_megatron.rollout.requests import attempt_seed
+
+FEW_BATCHES = 3
+EXHAUSTED = 0.5  # of what the first stage trained on
 
 
 def weigh(job: Job, number: int) -> None:
@@ -24,36 +33,67 @@ def weigh(job: Job, number: int) -> None:
         if folder.pass_rates.exists():
             return job.say(f"stage {number}: weights are there already ({folder.pass_rates})")
         attempts = read_recorded(folder.attempts, "rollout")
-        missing = len(job.inputs.train) * job.config.rollout.attempts - len(attempts)
+        made = {attempt.key for attempt in attempts}
+        missing = sum(key not in made for one in planned_rounds(job, number, attempts) for key in one)
         if missing:
             raise UserError(
                 f"{folder.attempts}: {missing} attempts are missing; run `paced rollout` to its end first"
             )
         rates = pass_rates(attempts)
         pacing = job.config.pacing
-        paced = problem_weights(rates, make_kernel(pacing), keep=pacing.keep)
+        paced = stage_weights(rates, pacing)
         if pacing.permute:
             paced = permuted(paced, attempt_seed(job.config.seed, "permuted weights", number))
         write_pass_rates(folder.pass_rates, rates, paced)
-        job.say(f"stage {number}: {_in_words(paced, len(rates))}")
-        _warn_if_few(job, number, len(paced.weights))
+        job.say(f"stage {number}: {in_words(rates, paced, pacing)}")
+        batch_size = job.config.training.global_batch_size
+        for warning in frontier_warnings(number, len(paced.weights), batch_size, _kept_first(job, number)):
+            job.warn(warning)
 
     job.world.lead.alone(work, f"weights of stage {number}")
 
 
-def _in_words(paced: PacedWeights, total: int) -> str:
-    never, always, kept = paced.histogram[0], paced.histogram[-1], len(paced.weights)
+def in_words(rates: Sequence[PassRate], paced: PacedWeights, pacing: PacingConfig) -> str:
+    """One line: where the problems lie, and what is made of it."""
+    total, kept = len(rates), len(paced.weights)
+    shares = {
+        "mastered": sum(rate.correct == rate.attempts for rate in rates),
+        "on the frontier": sum(rate.on_frontier for rate in rates),
+        "hopeless": sum(rate.correct == 0 for rate in rates),
+    }
+    where = ", ".join(f"{count / total:.0%} {name} ({count})" for name, count in shares.items())
+    estimator = chosen_estimator(pacing.estimator, [rate.attempts for rate in rates])
+    how = f"kernel {pacing.kernel}, {estimator} estimator"
+    if pacing.permute:
+        how += ", permuted"
     return (
-        f"{never} of {total} problems are never solved, {always} always, {total - never - always} lie "
-        f"between; trained on: {kept}, which weigh as much as {paced.ess:.1f} of equal weight"
+        f"of {total} problems {where}; trained on: {kept} ({how}), which weigh as much as {paced.ess:.1f} of "
+        "equal weight"
     )
 
 
-def _warn_if_few(job: Job, number: int, kept: int) -> None:
-    batches = kept / job.config.training.global_batch_size
-    if batches < 3:
-        job.warn(
-            f"stage {number} has only {kept} problems to train on, {batches:.1f} batches of "
-            f"{job.config.training.global_batch_size}: they will be repeated often; bring more problems, or "
+def frontier_warnings(number: int, kept: int, batch_size: int, kept_first: int | None = None) -> list[str]:
+    """What should be known before stage `number` is trained on `kept` problems.
+
+    Args:
+        kept_first: problems that stage 1 was trained on; None: this is it.
+    """
+    warnings = []
+    if kept < FEW_BATCHES * batch_size:
+        warnings.append(
+            f"stage {number} has only {kept} problems to train on, {kept / batch_size:.1f} batches of "
+            f"{batch_size}: they will be repeated often; bring more problems, or "
             f"train less (stages.{number - 1}.train_iters)"
         )
+    if kept_first is not None and kept < EXHAUSTED * kept_first:
+        warnings.append(
+            f"stage {number} keeps {kept} problems where stage 1 kept {kept_first}: the frontier is nearly "
+            "exhausted, and what is left of it will be overfitted; end with the stage before, train less "
+            f"(stages.{number - 1}.train_iters), or bring harder problems"
+        )
+    return warnings
+
+
+def _kept_first(job: Job, number: int) -> int | None:
+    first = job.stage_folder(1).pass_rates
+    return len(read_weights(first)) if number > 1 and first.exists() else None

@@ -34,8 +34,11 @@ def matmul_flops(work: Work) -> dict[str, float]:
     again = {"full": forward, "selective": attention["student"]}
     heads = 3 * work.student.hidden_size + work.teacher.hidden_size  # the student's forward and both backward
     vocabulary = min(work.student.vocab_size, work.teacher.vocab_size)
+    twice = work.student.hidden_size + work.teacher.hidden_size  # both logits, for the numbers alone
+    statistics = forward + 2.0 * scored * vocabulary * twice if work.token_statistics else 0.0
     return {
         "teacher forward": _layers_forward(work.teacher, tokens) + attention["teacher"],
+        "token statistics": statistics,
         "student forward": forward,
         "student backward": 2.0 * forward,
         "recomputation": again.get(work.layout.recompute_granularity or "", 0.0),

@@ -49,6 +49,7 @@ class Work:
         teacher_offload: the teacher's weights are on the host while it doesn't compute.
         device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
         buffers: [tokens, vocabulary] tensors that the divergence has alive in a block.
+        token_statistics: the student runs forward once more, for token weights.
         rollouts: the engine inside the job; None: it runs elsewhere.
     """
 
@@ -66,6 +67,7 @@ class Work:
     loss_workspace_mb: float | None = None
     buffers: int = 4
     device: str = "cuda"
+    token_statistics: bool = False
     rollouts: Rollouts | None = None
 
     @property

@@ -2,6 +2,8 @@
 
 Here belong the Problem itself, its loaders, the prompt made of it (chat template and tokenizer), and the
 verifiers that turn the text of an attempt into an Outcome. How attempts are sampled and kept is `rollout/`;
-what a pass rate means for a problem's weight is `pacing/`. Open `problem.py` first, then `load.py`. A new
-verifier is one function and one row in the table of `verify.py`. Nothing in this folder imports Megatron.
+what a pass rate means for a problem's weight is `pacing/`. Open `problem.py` first, then `load.py`;
+`rows.py` has the kinds of files, `formats.py` the layouts of published sets, `lists.py` what a configuration
+names. A new verifier is one function and one row in the table of `verify.py`. Nothing in this folder imports
+Megatron.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from paced_megatron.config import PacingConfig
@@ -134,11 +134,22 @@ def _curve(runs: Sequence[RunRecord]) -> list[list[float]] | None:
 
 def _label(pacing: PacingConfig) -> str:
     """The kernel as a formula."""
-    dealt = ", permuted" if pacing.permute else ""
-    alpha, beta = _power("p", pacing.alpha), _power("(1 − p)", pacing.beta)
-    if pacing.kernel != "beta" or not alpha + beta:
-        return f"w(p) = 1{dealt}"
-    return f"w(p) = {alpha}{beta}{dealt}"
+    return f"w(p) = {FORMULAS[pacing.kernel](pacing)}{', permuted' if pacing.permute else ''}"
+
+
+def _beta_formula(pacing: PacingConfig) -> str:
+    return _power("p", pacing.alpha) + _power("(1 − p)", pacing.beta) or "1"
+
+
+# A row of pacing's KERNELS -> how the picture writes it.
+FORMULAS: dict[str, Callable[[PacingConfig], str]] = {
+    "beta": _beta_formula,
+    "beta_fitted": lambda pacing: f"{_beta_formula(pacing)}, its peak at the mean pass rate",
+    "sqrt": lambda pacing: "√(p(1 − p))",
+    "gaussian": lambda pacing: f"exp(−(p − {pacing.gaussian_mean:g})² / (2 · {pacing.gaussian_std:g}²))",
+    "band": lambda pacing: f"1 for {pacing.band_low:g} ≤ p ≤ {pacing.band_high:g}",
+    "uniform": lambda pacing: "1",
+}
 
 
 def _power(base: str, exponent: float) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from paced_megatron.training.examples import Example
+from paced_megatron.training.order import Order
 from paced_megatron.training.trainer import Trainer
 
 
@@ -47,7 +48,7 @@ class StoredText:
     alone, so that a resumed run needs no state."""
 
     stored: Sequence[Example]
-    order: Callable[[int], Sequence[int]]
+    order: Order
 
     def batch(self, step: int, trainer: Trainer) -> Batch:
         """Always full."""

@@ -17,26 +17,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from paced_megatron.divergence import DivergenceResult, weighted_divergence
+from paced_megatron.divergence import DivergenceStatistics, weighted_divergence
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.finite import LossNotFinite, problems_not_finite
 from paced_megatron.training.forward import all_tokens, at_positions, run_schedule, stage_output
 from paced_megatron.training.head import current_head, main_grad, with_head
+from paced_megatron.training.objective import Objective
 from paced_megatron.training.student import Student
 from paced_megatron.training.teachers import Teaching
 from paced_megatron.training.timers import PhaseTimers
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Which divergence with which parameter, over how many real entries of the vocabulary, at which
-    temperature, in how much workspace."""
-
-    divergence: str
-    vocab_size: int
-    parameter: float | None = None
-    temperature: float = 1.0
-    workspace_mb: float | None = None
+from paced_megatron.training.token_pass import Taught, measured, weighed_alone, weighed_by_batch
 
 
 @dataclass(frozen=True)
@@ -79,20 +69,22 @@ def accumulate_gradient(
     groups, device = student.groups, student.device
     mine = batches[groups.dp.rank()]
     with timers.phase("teacher"):
-        taught = teacher.hidden_states(batches)
+        taught = [Taught(*pair) for pair in zip(mine, teacher.hidden_states(batches), strict=True)]
+    token_weights = objective.token_weights
+    if token_weights is not None and token_weights.whole_batch:
+        taught = weighed_by_batch(student, teacher.head, batches, taught, objective, token_weights, timers)
 
     def forward_step(
-        pending: Iterator[tuple[MicroBatch, Tensor | None]], model: torch.nn.Module
+        pending: Iterator[Taught], model: torch.nn.Module
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
-        micro_batch, teacher_hidden = next(pending)
-        output = stage_output(model, micro_batch.student, device)
-        loss = partial(_weighted_loss, student, teacher.head, micro_batch, teacher_hidden, objective)
-        return output, timers.timed("loss", loss)
+        item = next(pending)
+        output = stage_output(model, item.micro_batch.student, device)
+        return output, timers.timed("loss", partial(_weighted_loss, student, teacher.head, item, objective))
 
     with timers.passes(), student.finalizing(lambda finalize: timers.timed("communication", finalize)):
         sums = run_schedule(
             forward_step,
-            list(zip(mine, taught, strict=True)),
+            taught,
             student.wrapped,
             groups,
             tokens_shape=mine[0].student.shape,
@@ -101,49 +93,51 @@ def accumulate_gradient(
     for group in (groups.dp, groups.pp):  # only the last pipeline stage has any
         dist.all_reduce(total, group=group)
     reduced = StepSums(*total.tolist())
-    if not math.isfinite(reduced.loss):
-        raise LossNotFinite(reduced.loss, problems_not_finite(sums, [one.problem_ids for one in mine]))
+    # Token weights may have left out the very tokens that are not finite.
+    loss = reduced.loss if math.isfinite(reduced.divergence) else math.nan
+    if not math.isfinite(loss):
+        raise LossNotFinite(loss, problems_not_finite(sums, [one.problem_ids for one in mine]))
     return reduced
 
 
 def _weighted_loss(
-    student: Student,
-    teacher_head: Tensor | None,
-    micro_batch: MicroBatch,
-    teacher_hidden: Tensor | None,
-    objective: Objective,
-    output: Tensor,
+    student: Student, teacher_head: Tensor | None, item: Taught, objective: Objective, output: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Megatron's loss function: the loss, its count of tokens (unused, see student.py), and what is to be
     logged."""
-    assert teacher_head is not None and teacher_hidden is not None
+    assert teacher_head is not None
     output = all_tokens(output, student.sequence_parallel, student.groups.tp)
-    student_hidden = at_positions(output, micro_batch.student)
-    accurate = torch.promote_types(student_hidden.dtype, torch.float32)
+    hidden = at_positions(output, item.micro_batch.student)
+    token_weights = objective.token_weights
+    if token_weights is not None and not token_weights.whole_batch:
+        item = weighed_alone(item, measured(student, teacher_head, item, objective, hidden), token_weights)
+    coefficients, labels = item.micro_batch.coefficients, item.micro_batch.labels
+    indices = None
+    if token_weights is not None:  # the statistics have told of all tokens; the loss needs those that count
+        indices = coefficients.nonzero().flatten()
+        coefficients, labels = coefficients[indices], labels[indices]
+    assert item.teacher_hidden is not None
     head = current_head(student.chunks[-1])
     result = weighted_divergence(
-        student_hidden,
+        hidden,
         head,
-        teacher_hidden,
+        item.teacher_hidden,
         teacher_head,
-        micro_batch.coefficients.to(student_hidden.device, accurate),
-        divergence=objective.divergence,
-        parameter=objective.parameter,
-        temperature=objective.temperature,
-        vocab_size=objective.vocab_size,
-        labels=micro_batch.labels.to(student_hidden.device),
+        coefficients.to(hidden.device, torch.promote_types(hidden.dtype, torch.float32)),
+        labels=labels.to(hidden.device),
+        token_indices=indices,
         group=student.groups.tp,
         compute_grad=True,
         main_grad=main_grad(head),
-        workspace_mb=objective.workspace_mb,
+        **objective.of_divergence,
     )
-    no_count = torch.zeros((), dtype=torch.int, device=student_hidden.device)
-    return with_head(result.loss, head), no_count, _sums(result)
+    no_count = torch.zeros((), dtype=torch.int, device=hidden.device)
+    return with_head(result.loss, head), no_count, _sums(result.loss, item.statistics or result)
 
 
-def _sums(result: DivergenceResult) -> Tensor:
-    tokens = torch.full_like(result.loss, result.divergence.numel())
-    per_token = (result.divergence, result.student_entropy, result.teacher_entropy)
+def _sums(loss: Tensor, of: DivergenceStatistics) -> Tensor:
+    tokens = torch.full_like(loss, of.divergence.numel())
+    per_token = (of.divergence, of.student_entropy, of.teacher_entropy)
     return torch.stack(
-        [result.loss.detach(), tokens.detach(), *(values.sum().to(tokens.dtype) for values in per_token)]
+        [loss.detach(), tokens.detach(), *(values.sum().to(tokens.dtype) for values in per_token)]
     ).double()

@@ -26,6 +26,7 @@ from paced_megatron.training.student import Student
 from paced_megatron.training.teacher_cache import TeacherCache
 from paced_megatron.training.teachers import TEACHERS, TeacherSetting, Teaching
 from paced_megatron.training.timers import PhaseTimers
+from paced_megatron.training.token_weights import make_token_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -88,6 +89,7 @@ class Trainer:
                 vocab_size=min(student.shape.vocab_size, teacher.shape.vocab_size),
                 temperature=training.temperature,
                 workspace_mb=training.loss_workspace_mb,
+                token_weights=make_token_weights(training),
             ),
             student=student,
             teacher=teacher,

@@ -50,10 +50,36 @@ def test_what_is_not_said_has_its_default(load) -> None:
     assert (config.seed, config.rollout.attempts, config.pacing.kernel) == (1234, 8, "beta")
 
 
+def test_a_dataset_of_the_hub_stays_the_address_that_it_is_and_is_recorded_so(load, tmp_path: Path) -> None:
+    address = "hf://org/name?config=all&split=train[:80%]"
+    config = load(YAML, f"problems.train={address}", "problems.format=dapo_math_processed")
+    assert config.problems.train == address
+    recorded = tmp_path / "recorded.yaml"
+    recorded.write_text(dump_config(config))
+    assert load_config(recorded) == config
+
+
+def test_the_share_of_tokens_kept_is_for_tip(load) -> None:
+    config = load(YAML, "training.token_weights=tip", "training.token_weights_kept=0.2")
+    assert config.training.token_weights_kept == 0.2
+    with pytest.raises(
+        UserError, match=r"token_weights_kept is for training.token_weights=tip, and that is none"
+    ):
+        load(YAML, "training.token_weights_kept=0.2")
+
+
+def test_fields_are_for_a_plain_file(load) -> None:
+    load(YAML, "problems.fields={id: uid}", "problems.format=math")  # test is plain
+    with pytest.raises(
+        UserError, match=r"problems.fields names columns of plain files, and no file is plain"
+    ):
+        load(YAML, "problems.fields={id: uid}", "problems.format=math", "problems.test_format=math500")
+
+
 def test_inputs_start_at_the_files_folder_and_run_dir_at_the_current_directory(load, tmp_path: Path) -> None:
     config = load()
-    assert config.problems.train == tmp_path / "recipe/data/train.jsonl"
-    assert config.problems.test == Path("/elsewhere/test.jsonl")
+    assert config.problems.train == str(tmp_path / "recipe/data/train.jsonl")
+    assert config.problems.test == "/elsewhere/test.jsonl"
     assert config.student.path == tmp_path / "recipe/student"
     assert config.teacher.path == tmp_path / "teacher"
     assert config.run_dir == tmp_path / "elsewhere/runs/a"
@@ -467,6 +493,6 @@ def test_a_dict_is_checked_like_a_file(tmp_path: Path) -> None:
         "stages": [{"train_iters": 3}],
     }
     config = config_from_dict(data, folder=tmp_path)
-    assert (config.problems.train, config.student.path) == (tmp_path / "t.jsonl", Path("/s"))
+    assert (config.problems.train, config.student.path) == (str(tmp_path / "t.jsonl"), Path("/s"))
     with pytest.raises(UserError, match=r"^here: unknown key sed; did you mean seed\?$"):
         config_from_dict(data | {"sed": 1}, where="here")

@@ -194,7 +194,7 @@ def test_no_held_out_problem_is_drawn_while_a_model_is_made(monkeypatch: pytest.
 def test_configuration_is_accepted_and_names_what_is_there() -> None:
     config = load_config(QUICKSTART / "quickstart.yaml")
     for path in (config.problems.train, config.problems.test, config.student.path, config.teacher.path):
-        assert path is not None and path.exists() and path.parent == QUICKSTART
+        assert path is not None and Path(path).exists() and Path(path).parent == QUICKSTART
     assert config.problems.verifier.answer_marker == "#"
     assert config.stages[0].train_iters == 40 and config.training.lr == 3e-4
     assert model("student").config.num_key_value_heads % config.parallel.tensor_model_parallel_size == 0

@@ -65,7 +65,7 @@ def test_each_run_has_the_base_with_its_arms_overrides_its_seed_and_its_folder(p
     config = experiment.config("longer", 3)
     assert (config.stages[0].train_iters, config.training.lr, config.seed) == (9, 2e-6, 3)
     assert config.run_dir == path.parent / "run/arms/longer/seed-3"
-    assert config.problems.train == path.parent / "train.jsonl"
+    assert config.problems.train == str(path.parent / "train.jsonl")
     assert experiment.config("paced", 1).stages[0].train_iters == 6
     assert experiment.config("all", 1).pacing.keep == "all"
     assert experiment.runs() == [(arm, seed) for seed in (3, 1) for arm in ("all", "paced", "longer")]
@@ -141,6 +141,14 @@ def test_a_weight_of_nothing_is_refused_with_the_arm(path: Path) -> None:
 
 def test_arms_that_keep_different_problems_want_one_text(path: Path) -> None:
     assert "rollout.respond_to: all" in refused(path, "rollout.respond_to=kept")
+
+
+def test_an_arm_that_filters_by_a_band_keeps_other_problems_too(path: Path) -> None:
+    edit(path, "all: {pacing.keep: all, pacing.kernel: uniform}", "hard: {pacing.kernel: band}")
+    said = refused(path, "rollout.respond_to=kept")
+    assert "pacing.keep: frontier and kernel: band from 0.2 to 0.8" in said and "rollout.respond_to" in said
+    edit(path, "hard: {pacing.kernel: band}", "soft: {pacing.kernel: gaussian}")
+    assert load_experiment(path, ["rollout.respond_to=kept"]).arms["soft"]
 
 
 def test_a_seed_as_an_override_is_refused(path: Path) -> None:

@@ -44,6 +44,7 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
         },
         "student": {"path": str(QUICKSTART / "student")},
         "teacher": {"path": str(QUICKSTART / "teacher")},
+        "pacing": {"estimator": "plugin"},  # with so few attempts the default is the posterior mean
         "rollout": {"attempts": ATTEMPTS, "max_new_tokens": 16, "batch_size": 16},
         "training": {
             "micro_batch_size": 2,

@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "the student's hidden states are off by one",
         "paced_megatron/training/step.py",
-        "at_positions(output, micro_batch.student)",
-        "at_positions(output, micro_batch.student).roll(1, 0)",
+        "at_positions(output, item.micro_batch.student)",
+        "at_positions(output, item.micro_batch.student).roll(1, 0)",
         f"{GRADIENT}[1.0-forward_kl]",
     ),
     Mutant(
@@ -112,10 +112,18 @@ MUTANTS = [
     ),
     Mutant(
         "the gradient of gathered tokens is summed over ranks that have it whole",
-        "paced_megatron/training/step.py",
+        "paced_megatron/training/forward.py",
         "tensor_parallel_output_grad=False",
         "tensor_parallel_output_grad=True",
         f"{PARITY}[TP-2-SP-packed]",
+    ),
+    Mutant(
+        "token weights are made of one replica's numbers",
+        "paced_megatron/training/token_pass.py",
+        "for group in (student.groups.dp, student.groups.pp):",
+        "for group in (student.groups.pp,):",
+        "tests/parallel/test_token_weights.py"
+        "::test_the_gradient_is_that_of_transformers_with_the_weights_worked_out_by_hand[DP-2-overlapped]",
     ),
     Mutant(
         "nobody waits for the head to be gathered",

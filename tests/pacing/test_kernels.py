@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -37,6 +38,6 @@ def test_a_negative_or_endless_exponent_is_refused_by_its_key(exponents: tuple[f
 
 def test_the_configuration_chooses_the_kernel_and_an_unknown_name_is_answered_with_those_there_are() -> None:
     assert make_kernel(PacingConfig(kernel="uniform", alpha=7)) is uniform
-    with pytest.raises(UserError, match="'gaussian': choose one of beta, uniform"):
-        make_kernel(PacingConfig(kernel="gaussian"))  # type: ignore[arg-type]
-    assert set(KERNELS) == {"beta", "uniform"}
+    with pytest.raises(UserError, match="'triangle': choose one of beta, beta_fitted, sqrt, gaussian, band"):
+        make_kernel(PacingConfig(kernel="triangle"))  # type: ignore[arg-type]
+    assert set(KERNELS) == set(get_args(get_type_hints(PacingConfig)["kernel"]))

@@ -48,7 +48,7 @@ def test_a_pass_rate_that_cannot_be_is_refused(correct: int, attempts: int) -> N
 
 
 def test_the_plug_in_estimate_is_the_kernel_at_k_over_K() -> None:
-    assert ESTIMATORS["plugin"](2, 8, beta(2, 1)) == pytest.approx(0.25**2 * 0.75, rel=1e-15)
+    assert ESTIMATORS["plugin"](beta(2, 1), [])(2, 8) == pytest.approx(0.25**2 * 0.75, rel=1e-15)
 
 
 def test_the_room_needs_neither_torch_nor_megatron_nor_sglang() -> None:

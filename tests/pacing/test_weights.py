@@ -4,8 +4,18 @@ import math
 
 import pytest
 
+from paced_megatron.config import PacingConfig
 from paced_megatron.errors import UserError
-from paced_megatron.pacing import PassRate, beta, permuted, problem_weights, uniform
+from paced_megatron.pacing import (
+    NORMALIZE,
+    PassRate,
+    beta,
+    permuted,
+    problem_weights,
+    stage_weights,
+    uniform,
+    what_is_kept,
+)
 
 
 def rates(*counts: tuple[int, int]) -> list[PassRate]:
@@ -36,7 +46,7 @@ def test_the_weights_of_the_problems_kept_have_mean_one(alpha: float, beta_: flo
     assert math.fsum(paced.weights.values()) / 6 == pytest.approx(1.0, rel=1e-14)
 
 
-def test_a_constant_factor_on_the_kernel_changes_no_weight() -> None:
+def test_6_a_constant_factor_on_the_kernel_changes_no_weight() -> None:
     kernel = beta(1, 1)
     plain = problem_weights(EVERY_K, kernel)
     for factor in (1 / 1024, 8 / 7, 1e6):
@@ -45,7 +55,7 @@ def test_a_constant_factor_on_the_kernel_changes_no_weight() -> None:
         assert scaled.constant == pytest.approx(plain.constant / factor, rel=1e-14)
 
 
-def test_two_batches_of_different_mean_weight_keep_their_ratio() -> None:
+def test_6_two_batches_of_different_mean_weight_keep_their_ratio() -> None:
     # k(8-k): a batch of 7s and a batch of 16s. Mean 1 per batch would make them equal.
     hard, frontier = ["p0", "p1"], ["p2", "p3"]
     paced = problem_weights(rates((1, 8), (7, 8), (4, 8), (4, 8)), beta(1, 1))
@@ -53,7 +63,7 @@ def test_two_batches_of_different_mean_weight_keep_their_ratio() -> None:
     assert ratio == pytest.approx(16 / 7, rel=1e-14)
 
 
-def test_problems_off_the_frontier_are_counted_and_move_no_weight() -> None:
+def test_8_problems_off_the_frontier_are_counted_and_move_no_weight() -> None:
     kept = rates((1, 8), (4, 8), (6, 8))
     off = [PassRate(f"never{i}", 0, 8) for i in range(5)] + [PassRate(f"always{i}", 8, 8) for i in range(2)]
     paced = problem_weights(off[:3] + kept + off[3:], beta(1, 1))
@@ -92,7 +102,7 @@ def test_the_plug_in_weight_is_short_by_the_same_factor_at_every_pass_rate(attem
 
 
 @pytest.mark.parametrize("attempts", [2, 4, 8, 16])
-def test_the_effective_sample_size_for_uniform_pass_rates_is_the_closed_form(attempts: int) -> None:
+def test_5_the_effective_sample_size_for_uniform_pass_rates_is_the_closed_form(attempts: int) -> None:
     # For p uniform each k in 0..K is equally likely; N counts all problems, also those dropped.
     paced = problem_weights(rates(*[(k, attempts) for k in range(attempts + 1)]), beta(1, 1))
     closed_form = 5 / 6 * attempts * (attempts - 1) / (attempts**2 + 1)
@@ -187,3 +197,133 @@ def test_a_set_of_which_nothing_is_kept_names_the_key_and_the_remedy() -> None:
     with pytest.raises(UserError, match=r"pacing\.keep=unmastered keeps none of the 2 problems .*harder"):
         problem_weights(rates((8, 8), (8, 8)), uniform, keep="unmastered")
     assert problem_weights(rates((0, 8)), uniform, keep="all").weights == {"p0": 1.0}
+
+
+@pytest.mark.parametrize("attempts", [2, 4, 8, 16])
+def test_5_the_efficiency_of_eight_attempts_for_uniform_pass_rates_is_the_closed_form(attempts: int) -> None:
+    # Each k is equally likely, and p given k is Beta(k+1, K-k+1): E[w* | k] = (k+1)(K-k+1)/((K+2)(K+3)).
+    # E[w*^2] = B(3, 3) = 1/30. Efficiency: E[w* w]^2 / (E[w^2] E[w*^2]).
+    paced = problem_weights(rates(*[(k, attempts) for k in range(attempts + 1)]), beta(1, 1))
+    weights = [paced.weights.get(f"p{k}", 0.0) for k in range(attempts + 1)]
+    true = [(k + 1) * (attempts - k + 1) / ((attempts + 2) * (attempts + 3)) for k in range(attempts + 1)]
+    both = math.fsum(w * t for w, t in zip(weights, true, strict=True)) / (attempts + 1)
+    square = math.fsum(w * w for w in weights) / (attempts + 1)
+    closed_form = attempts * (attempts - 1) / (attempts**2 + 1)
+    assert both**2 / square * 30 == pytest.approx(closed_form, rel=1e-12)
+    assert (math.fsum(true) / (attempts + 1)) ** 2 * 30 == pytest.approx(5 / 6, rel=1e-12)  # unweighted
+    assert (paced.dropped_k0 + paced.dropped_kK) / (attempts + 1) == pytest.approx(2 / (attempts + 1))
+
+
+GAUSSIAN = [math.exp(-((k / 8 - 0.5) ** 2) / (2 * 0.2**2)) for k in range(9)]
+
+# Every baseline that is a kernel, on one problem for each k of 8: weights by hand, before the constant.
+BY_HAND = {
+    "paced": ({}, {k: k * (8 - k) for k in range(1, 8)}),
+    "beta 2 1": ({"alpha": 2.0}, {k: k * k * (8 - k) for k in range(1, 8)}),
+    "sqrt": ({"kernel": "sqrt"}, {k: math.sqrt(k * (8 - k)) for k in range(1, 8)}),
+    "gaussian": ({"kernel": "gaussian"}, {k: GAUSSIAN[k] for k in range(1, 8)}),
+    "frontier": ({"kernel": "uniform"}, dict.fromkeys(range(1, 8), 1)),
+    "unweighted": ({"kernel": "uniform", "keep": "all"}, dict.fromkeys(range(9), 1)),
+    "hard filter": ({"kernel": "band"}, dict.fromkeys(range(2, 7), 1)),  # 2/8 = .25 and 6/8 = .75
+    "its ends": ({"kernel": "band", "band_low": 0.125, "band_high": 0.5}, dict.fromkeys(range(1, 5), 1)),
+    "all but p > .9": (
+        {"kernel": "band", "keep": "all", "band_low": 0.0, "band_high": 0.9},
+        dict.fromkeys(range(8), 1),
+    ),
+    # p(1-p) at k = 0..8 times 64 is 0 7 12 15 16 15 12 7 0; a floor of 10/64.
+    "floor": (
+        {"keep": "all", "floor": 10 / 64},
+        {0: 10, 1: 10, 2: 12, 3: 15, 4: 16, 5: 15, 6: 12, 7: 10, 8: 10},
+    ),
+    "unbiased": ({"estimator": "unbiased"}, {k: k * (8 - k) for k in range(1, 8)}),
+    "unbiased 2 1": (
+        {"estimator": "unbiased", "alpha": 2.0},
+        {k: k * (k - 1) * (8 - k) for k in range(2, 8)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_every_baseline_has_the_weights_worked_out_by_hand(name: str) -> None:
+    keys, raw = BY_HAND[name]
+    paced = stage_weights(EVERY_K, PacingConfig(**keys))  # type: ignore[arg-type]
+    mean = math.fsum(raw.values()) / len(raw)
+    assert paced.weights == pytest.approx({f"p{k}": value / mean for k, value in raw.items()}, rel=1e-12)
+    assert math.fsum(paced.weights.values()) / len(raw) == pytest.approx(1, rel=1e-12)
+    assert (paced.dropped_k0, paced.dropped_kK) == (int(0 not in raw), int(8 not in raw))
+
+
+def test_the_fitted_kernel_has_its_peak_at_the_frontiers_mean_pass_rate() -> None:
+    # On the frontier 1/8, 2/8, 3/8: mean 1/4, so alpha = 1/2, beta = 3/2.
+    pass_rates = rates((0, 8), (1, 8), (2, 8), (3, 8), (8, 8))
+    fitted = stage_weights(pass_rates, PacingConfig(kernel="beta_fitted"))
+    assert fitted.weights == pytest.approx(problem_weights(pass_rates, beta(0.5, 1.5)).weights, rel=1e-12)
+    assert max(fitted.weights, key=fitted.weights.__getitem__) == "p2"
+
+
+def test_weights_over_all_problems_have_mean_one_with_those_left_out_as_zero() -> None:
+    over_all = stage_weights(EVERY_K, PacingConfig(normalize="all"))
+    kept = stage_weights(EVERY_K, PacingConfig())
+    assert math.fsum(over_all.weights.values()) / 9 == pytest.approx(1, rel=1e-14)
+    assert over_all.weights == pytest.approx({n: 9 / 7 * w for n, w in kept.weights.items()}, rel=1e-14)
+    assert set(NORMALIZE) == {"kept", "all"}
+
+
+@pytest.mark.parametrize("keys", [{}, {"estimator": "posterior"}, {"floor": 0.2}, {"kernel": "band"}])
+def test_a_problem_that_is_measured_again_gets_the_weight_of_the_opening_measurement(
+    keys: dict[str, object],
+) -> None:
+    paced = stage_weights(EVERY_K, PacingConfig(**keys))  # type: ignore[arg-type]
+    for rate in EVERY_K:
+        assert paced.weight(rate.correct, 8) == pytest.approx(paced.weights.get(rate.problem_id, 0.0))
+    assert paced.weight(0, 4) == paced.weight(4, 4) == 0.0
+    assert paced.weight(2, 4) > 0
+
+
+def test_with_the_posterior_problems_off_the_frontier_can_be_kept_and_weigh_least() -> None:
+    pacing = PacingConfig(estimator="posterior", keep="all")
+    paced = stage_weights(EVERY_K, pacing)
+    assert len(paced.weights) == 9
+    assert 0 < paced.weights["p0"] < paced.weights["p1"] < paced.weights["p4"]
+    assert list(stage_weights(EVERY_K, PacingConfig(estimator="posterior")).weights) == [
+        f"p{k}" for k in range(1, 8)
+    ]
+
+
+def test_problems_with_different_numbers_of_attempts_are_weighed_by_the_posterior_unless_told_otherwise() -> (
+    None
+):
+    pass_rates = rates((1, 4), (2, 8), (4, 16), (0, 4), (8, 16))
+    auto = stage_weights(pass_rates, PacingConfig())
+    assert auto.weights == stage_weights(pass_rates, PacingConfig(estimator="posterior")).weights
+    assert len({auto.weights[f"p{i}"] for i in range(3)}) == 3  # k/K = 1/4 in all three
+    plugin = stage_weights(pass_rates, PacingConfig(estimator="plugin"))
+    assert plugin.weights["p0"] == pytest.approx(plugin.weights["p2"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "remedy"),
+    [
+        ({"kernel": "band", "band_low": 0.3, "band_high": 0.4}, "pacing.band_low"),
+        ({"kernel": "gaussian", "gaussian_std": 1e-3, "gaussian_mean": 0.0}, "pacing.gaussian_std"),
+    ],
+)
+def test_a_kernel_that_gives_nothing_names_its_own_keys(keys: dict[str, object], remedy: str) -> None:
+    with pytest.raises(UserError, match=f"no weight .*{remedy}"):
+        stage_weights(rates((4, 8), (5, 8)), PacingConfig(**keys))  # type: ignore[arg-type]
+
+
+def test_configurations_that_keep_other_problems_say_so_in_other_words() -> None:
+    kept = {
+        name: (
+            what_is_kept(PacingConfig(**keys)),
+            tuple(stage_weights(EVERY_K, PacingConfig(**keys)).weights),
+        )  # type: ignore[arg-type]
+        for name, (keys, _) in BY_HAND.items()
+    }
+    for words, problems in kept.values():
+        assert all(other == problems for said, other in kept.values() if said == words), words
+    assert kept["paced"][0] == kept["gaussian"][0] == kept["frontier"][0] == "pacing.keep: frontier"
+    assert "band from 0.2 to 0.8" in kept["hard filter"][0]
+    for keys in ({"floor": 0.1}, {"estimator": "posterior"}):  # so that no weight is 0
+        assert what_is_kept(PacingConfig(kernel="band", **keys)) == "pacing.keep: frontier"  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ float64 models can't agree beyond 1e-6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -16,7 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.qwen3 import modeling_qwen3
 
+from paced_megatron.divergence import DivergenceResult
 from paced_megatron.divergence.reference import reference_divergence
+
+# The texts' numbers per token -> their nu, [T] each.
+TokenWeights = Callable[[list[DivergenceResult]], list[torch.Tensor]]
 
 
 def _rms_norm(self, hidden):
@@ -55,31 +59,45 @@ def reference_step(
     per_token_mean: bool = True,
     exact: bool = True,
     teacher_prompts: Sequence[Sequence[int]] | None = None,
+    token_weights: TokenWeights | None = None,
 ) -> tuple[float, dict[str, torch.Tensor], float]:
     """(loss, gradient by parameter name, mean divergence per token) for texts of (prompt, response, weight).
 
     loss = (1/denominator) sum_i w_i (1/T_i) sum_t D_it, without the 1/T_i where `per_token_mean` is False.
     `teacher_prompts`: what the teacher sees before each response, where that is not the student's prompt.
+    `token_weights` gives the texts' nu_it, by which D_it is multiplied, from each text's numbers per token.
     """
     others = teacher_prompts or [prompt for prompt, _, _ in texts]
     with _norm_without_casts() if exact else nullcontext():
         student, teacher = load_float64(student_folder), load_float64(teacher_folder)
         loss, divergences = torch.zeros((), dtype=torch.float64), []
-        for (prompt, response, weight), other in zip(texts, others, strict=True):
+
+        def compare(text, teacher_prompt, weights) -> DivergenceResult:
+            prompt, response, _ = text
             with torch.no_grad():
-                taught = _at_response(teacher, other, response)
-            scale = weight / len(response) if per_token_mean else weight
-            result = reference_divergence(
+                taught = _at_response(teacher, teacher_prompt, response)
+            return reference_divergence(
                 _at_response(student, prompt, response),
                 student.lm_head.weight,
                 taught,
                 teacher.lm_head.weight,
-                torch.full((len(response),), scale / denominator, dtype=torch.float64),
+                weights,
                 divergence=divergence,
                 parameter=parameter,
                 temperature=temperature,
                 vocab_size=min(student.config.vocab_size, teacher.config.vocab_size),
+                labels=torch.tensor(list(response)),
             )
+
+        ones = [torch.ones(len(response), dtype=torch.float64) for _, response, _ in texts]
+        nu = ones
+        if token_weights is not None:
+            with torch.no_grad():
+                nu = token_weights([compare(*work) for work in zip(texts, others, ones, strict=True)])
+        for text, other, factor in zip(texts, others, nu, strict=True):
+            _, response, weight = text
+            scale = weight / len(response) if per_token_mean else weight
+            result = compare(text, other, factor * (scale / denominator))
             loss = loss + result.loss
             divergences.append(result.divergence)
         loss.backward()

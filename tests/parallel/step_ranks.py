@@ -26,6 +26,7 @@ from paced_megatron.training.optimizer import make_optimizer, optimizer_config
 from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
 from paced_megatron.training.student import Student
 from paced_megatron.training.teachers import TEACHERS, TeacherSetting
+from paced_megatron.training.token_weights import TokenWeights, make_token_weights
 
 PLAIN = 1e4  # Adam's epsilon, for plain gradient steps
 
@@ -39,6 +40,7 @@ class Case:
         teacher: keyword arguments of `place_teacher`.
         kind: `teacher` of the stage, with `ema_decay`.
         plain_steps: plain gradient steps with learning rate `training.lr` that are taken before the gradient.
+        token_weights: instead of the row of TOKEN_WEIGHTS that `training` names.
     """
 
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -53,6 +55,7 @@ class Case:
     kind: str = "model"
     ema_decay: float | None = None
     plain_steps: int = 0
+    token_weights: TokenWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def found_on(
         vocab_size=min(student.shape.vocab_size, teacher.shape.vocab_size),
         temperature=case.training.temperature,
         workspace_mb=0.02,  # a few tokens a chunk, so that there are several
+        token_weights=case.token_weights or make_token_weights(case.training),
     )
     batching = dataclasses.replace(Batching.of(case.training, parallel), data_parallel_size=groups.dp.size())
     batches = micro_batches(examples, batching)

@@ -88,6 +88,7 @@ class Case:
     prompt_tokens: int = 24
     response_tokens: int = 40
     pack_length: int | None = None
+    token_weights: str = "none"
 
     @property
     def parallel(self) -> ParallelConfig:
@@ -116,6 +117,7 @@ class Case:
             pack_length=self.pack_length,
             loss_workspace_mb=WORKSPACE_MB,
             device="cpu",
+            token_statistics=self.token_weights != "none",
         )
 
 
@@ -148,6 +150,8 @@ def trainer_in(world: World, student_folder: Path, teacher_folder: Path, case: C
         pack_length=case.pack_length,
         recompute_granularity=layout.recompute_granularity,
         recompute_num_layers=layout.recompute_num_layers,
+        token_weights=case.token_weights,
+        token_weights_kept=1.0,  # the plan's loss is over all tokens
     )
     return Trainer.from_folders(
         world,

@@ -104,12 +104,14 @@ def test_the_ranks_of_a_teacher_on_its_own_are_planned_as_they_are_counted(pool,
         compare(replace(memory, turns=turns), counted)
 
 
-@pytest.mark.parametrize("recompute", [None, "full", "selective"])
-def test_the_matrix_products_are_those_that_torch_counts(recompute, pool, folders, shapes):
-    case = Case(Layout(recompute_granularity=recompute), "float32")
+@pytest.mark.parametrize(
+    "recompute, token_weights", [(None, "none"), ("full", "none"), ("selective", "none"), ("full", "tip")]
+)
+def test_the_matrix_products_are_those_that_torch_counts(recompute, token_weights, pool, folders, shapes):
+    case = Case(Layout(recompute_granularity=recompute), "float32", token_weights=token_weights)
     planned = matmul_flops(case.work(*shapes))
     (counted,) = pool.run(count_flops, 1, *folders, case)
-    student = ("student forward", "student backward", "recomputation")
+    student = ("token statistics", "student forward", "student backward", "recomputation")
     assert planned["teacher forward"] == pytest.approx(counted["teacher"], rel=1e-3)
     assert planned["loss"] == pytest.approx(counted["loss"], rel=1e-3)
     assert sum(planned[part] for part in student) == pytest.approx(counted["student"], rel=1e-3)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from paced_megatron.rollout import Request, attempt_requests
-from paced_megatron.rollout.requests import attempt_seed
+from paced_megatron.rollout.requests import attempt_seed, keyed_requests
 
 
 def test_each_problem_gets_k_requests_side_by_side_with_indices_from_zero() -> None:
@@ -49,3 +49,11 @@ def test_seeds_are_the_same_in_every_process_and_release() -> None:
     }
     assert printed == {f"{attempt_seed(1234, 'algebra/3 ä', 5)}\n"}
     assert attempt_seed(1234, "algebra/3 ä", 5) == 80875370  # written down from the first release
+
+
+def test_requests_asked_for_one_by_one_have_the_seeds_that_they_would_have_had_side_by_side() -> None:
+    prompts = {"b": [5, 6], "a": [7]}
+    side_by_side = {r.key: r for r in attempt_requests(prompts, attempts=3, seed=1)}
+    keys = [("a", 0), ("b", 0), ("b", 2)]
+    requests = keyed_requests(prompts, keys, seed=1)
+    assert requests == [side_by_side[key] for key in keys]
