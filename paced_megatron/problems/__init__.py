@@ -3,5 +3,7 @@
 Here belong the Problem itself, its loaders, the prompt made of it (chat template and tokenizer), and the
 verifiers that turn the text of an attempt into an Outcome. How attempts are sampled and kept is `rollout/`;
 what a pass rate means for a problem's weight is `pacing/`. Open `problem.py` first, then `load.py`. A new
-verifier is one function and one row in the table of `verify.py`. Nothing in this folder imports Megatron.
+verifier is one function and one row in the table of `verify.py`; what the verifier `math` takes as equal is
+in `math_text.py` (by text, in our process) and `math_equal.py` (by value, in the processes of
+`verifier_pool.py`). Nothing in this folder imports Megatron.
 """
