@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+from functools import lru_cache
 from typing import Any
 
 import math_verify
@@ -23,8 +24,9 @@ from paced_megatron.problems.time_limit import OutOfTime, time_limit
 # one for each step, and on the same SIGALRM). It would warn about that.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-# Relative. math-verify rounds to six places, and takes 0.0000001 for 0.0000002, and 2^{-99} for 2^{-98}.
-NEAR_DECIMAL, NEAR = 2e-6, 1e-12
+# How near two numbers have to be, in proportion. math-verify rounds to six places, and takes 0.0000001 for
+# 0.0000002, and 2^{-99} for 2^{-98}.
+EXACT, ROUNDED, NEARLY = 1e-12, 1e-4, 1e-3
 DIGITS = 30
 
 SAME_SIGNS = (
@@ -52,14 +54,19 @@ def _compare(answer: str, gold: str) -> Outcome:
     answer_value = _parse(answer)
     if not answer_value:
         return Outcome.UNPARSABLE
+    left, right = answer_value[0], gold_value[0]
+    formulas = isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)
+    if formulas and not _near(left, right, NEARLY):
+        return Outcome.INCORRECT  # what math-verify would find with simplify(), which takes long
     # The order matters: math-verify follows the gold answer's form.
     equal = math_verify.verify(gold_value, answer_value, allow_set_relation_comp=True, timeout_seconds=None)
-    left, right = answer_value[0], gold_value[0]
-    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
-        equal = _near(left, right) if equal else _same_function(left, right)
+    if formulas:
+        rounded = left.has(sympy.Float) or right.has(sympy.Float)
+        equal = _near(left, right, ROUNDED if rounded else EXACT) if equal else _same_function(left, right)
     return Outcome.CORRECT if equal else Outcome.INCORRECT
 
 
+@lru_cache(maxsize=4096)  # a problem's answer comes once for each attempt
 def _parse(answer: str) -> list[Any]:
     """The answer as math-verify's list of values; empty when it cannot be read (its own errors included)."""
     text = tidy(answer)
@@ -73,8 +80,8 @@ def _parse(answer: str) -> list[Any]:
     )
 
 
-def _near(left: sympy.Expr, right: sympy.Expr) -> bool:
-    """Whether two values that math-verify takes as equal are near in proportion, too. True for formulas."""
+def _near(left: sympy.Expr, right: sympy.Expr, tolerance: float) -> bool:
+    """Whether two numbers are near in proportion. True where one of both is none."""
     if left == right or left.free_symbols or right.free_symbols:
         return True
     a, b = _number(left), _number(right)
@@ -82,8 +89,7 @@ def _near(left: sympy.Expr, right: sympy.Expr) -> bool:
         return True
     if left.has(sympy.UnevaluatedExpr) or right.has(sympy.UnevaluatedExpr):
         return True  # a percentage, which may be given as 50 or as 0.5
-    rounded = left.has(sympy.Float) or right.has(sympy.Float)
-    return bool(abs(a - b) <= (NEAR_DECIMAL if rounded else NEAR) * max(abs(a), abs(b)))
+    return bool(abs(a - b) <= tolerance * max(abs(a), abs(b)))
 
 
 def _same_function(left: sympy.Expr, right: sympy.Expr) -> bool:
@@ -97,7 +103,7 @@ def _same_function(left: sympy.Expr, right: sympy.Expr) -> bool:
     if names != right.free_symbols:
         return False
     if not names:
-        return bool(imaginary) and _near(left, right)
+        return bool(imaginary) and _near(left, right, EXACT)
     draw, real = random.Random(0), 0
     for _ in range(8):
         point = {name: draw.uniform(-4, 4) for name in sorted(names, key=str)}
@@ -105,9 +111,9 @@ def _same_function(left: sympy.Expr, right: sympy.Expr) -> bool:
         if None in values:
             return False
         a, b = (value for value in values if value is not None)
-        if (abs(sympy.im(a)) > NEAR) != (abs(sympy.im(b)) > NEAR):
+        if (abs(sympy.im(a)) > EXACT) != (abs(sympy.im(b)) > EXACT):
             return False
-        if abs(sympy.im(a)) <= NEAR:
+        if abs(sympy.im(a)) <= EXACT:
             real += 1
             if abs(a - b) > 1e-9 * max(abs(a), abs(b), 1):
                 return False

@@ -96,6 +96,10 @@ def _words(answer: str, gold: str) -> Outcome | None:
     words = bool(WORD.fullmatch(left) and WORD.fullmatch(right))
     if words or (any(texts) and left.isalpha() and right.isalpha()):
         return _correct_if(left.lower() == right.lower())
+    if (WORD.fullmatch(left) and rational(gold) is not None) or (
+        WORD.fullmatch(right) and rational(answer) is not None
+    ):
+        return Outcome.INCORRECT
     return None
 
 

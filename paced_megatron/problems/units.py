@@ -33,7 +33,8 @@ OTHER_NAMES = {
     "millimeter": "mm", "millimetre": "mm", "centimeter": "cm", "centimetre": "cm", "meter": "m",
     "metre": "m", "kilometer": "km", "kilometre": "km", "inch": "in", "inches": "in", "foot": "ft",
     "feet": "ft", "yard": "yd", "mile": "mi", "sec": "s", "second": "s", "minute": "min", "hr": "h",
-    "hour": "h", "milligram": "mg", "gram": "g", "kilogram": "kg", "milliliter": "ml", "mL": "ml", "liter": "l",
+    "hour": "h", "milligram": "mg", "gram": "g", "kilogram": "kg", "milliliter": "ml", "mL": "ml",
+    "liter": "l",
     "litre": "l", "L": "l",
 }  # fmt: skip
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}

@@ -71,6 +71,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("0.50", "0.5", YES),
         ("0.0833333333333333", r"\frac{1}{12}", YES),  # MV 2
         ("0.333333", r"\frac{1}{3}", YES),
+        ("0.083333", r"\frac{1}{12}", YES),
         ("0.33", r"\frac{1}{3}", NO),
         (r"\frac{100}{3}", "33.3", NO),  # MV 2
         ("1.414214", r"\sqrt{2}", YES),

@@ -1,4 +1,4 @@
-"""The worker processes: what hangs, grows or dies costs one answer; none outlives us; no code is evaluated."""
+"""Worker processes: what hangs, grows or dies costs one answer; none outlives us; no code is evaluated."""
 
 from __future__ import annotations
 
