@@ -1,14 +1,14 @@
 """Answers per second of the verifier, beside bare math-verify and an exact match; and what they have right.
 
-    PYTHONPATH=. python benchmarks/verifier.py          # MATH-500; writes benchmarks/results/verifier-DATE.csv
+    PYTHONPATH=. python benchmarks/verifier.py          # writes benchmarks/results/verifier-DATE.csv
     PYTHONPATH=. python benchmarks/verifier.py --quick  # a few problems: does it run at all
 
 The attempts at a problem are its own answer as models write it and, as often, other problems' answers. Three
 loads: `mixed` is all of them; `computed` those that their text does not settle, so that a worker has to
 compute; `pairs` the hand-picked pairs of tests/problems/pairs.py, for the column `right`. Bare math-verify is
-its parse() and verify() as its README has them, in one process, the problem's answer parsed anew each time, as
-the trainers do that call it. `cpu_s` counts the workers and their start; on a busy machine answers_per_cpu_s
-is the fairer one.
+its parse() and verify() as its README has them, in one process, the problem's answer parsed anew each time,
+as the trainers do that call it. `cpu_s` counts the workers and their start; on a busy machine
+answers_per_cpu_s is the fairer one.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def measure(judge: Callable[[Sequence[Pair]], list[bool]], pairs: Sequence[Pair]
         "answers_per_s": round(len(pairs) / wall, 1),
         "answers_per_cpu_s": round(len(pairs) / max(used, 0.01), 1),
         "load": round(os.getloadavg()[0], 2),
-        "cores_of_others": round((busy_seconds() - busy - used) / wall, 2),
+        "cores_of_others": round((busy_seconds() - busy - used) / wall, 2) if wall > 1 else "",
     }
 
 

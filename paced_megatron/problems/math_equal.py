@@ -19,6 +19,7 @@ import sympy
 from paced_megatron.problems.math_text import tidy
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.problems.time_limit import OutOfTime, time_limit
+from paced_megatron.problems.units import SIZES
 
 # We put one limit around both readings and the comparison, and switch math-verify's own off (whole seconds,
 # one for each step, and on the same SIGALRM). It would warn about that.
@@ -28,6 +29,11 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 # 0.0000002, and 2^{-99} for 2^{-98}.
 EXACT, ROUNDED, NEARLY = 1e-12, 1e-4, 1e-3
 DIGITS = 30
+
+# math-verify drops a unit at the end, and takes the t of 3t for one. In braces it is left alone.
+LETTER_AT_THE_END = re.compile(r"(?<=\d)([A-Za-z])$")
+TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}")
+VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 
 SAME_SIGNS = (
     (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset "),
@@ -48,28 +54,35 @@ def judge_value(answer: str, gold: str, timeout_s: float) -> Outcome:
 
 
 def _compare(answer: str, gold: str) -> Outcome:
-    gold_value = _parse(gold)
+    formulas = all(VARIABLE.search(TEXT.sub("", text)) for text in (answer, gold))
+    gold_value = _parse(gold, formulas)
     if not gold_value:
         return Outcome.INCORRECT
-    answer_value = _parse(answer)
+    answer_value = _parse(answer, formulas)
     if not answer_value:
         return Outcome.UNPARSABLE
     left, right = answer_value[0], gold_value[0]
-    formulas = isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)
-    if formulas and not _near(left, right, NEARLY):
+    expressions = isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)
+    if expressions and not _near(left, right, NEARLY):
         return Outcome.INCORRECT  # what math-verify would find with simplify(), which takes long
     # The order matters: math-verify follows the gold answer's form.
     equal = math_verify.verify(gold_value, answer_value, allow_set_relation_comp=True, timeout_seconds=None)
-    if formulas:
+    if expressions:
         rounded = left.has(sympy.Float) or right.has(sympy.Float)
         equal = _near(left, right, ROUNDED if rounded else EXACT) if equal else _same_function(left, right)
     return Outcome.CORRECT if equal else Outcome.INCORRECT
 
 
 @lru_cache(maxsize=4096)  # a problem's answer comes once for each attempt
-def _parse(answer: str) -> list[Any]:
-    """The answer as math-verify's list of values; empty when it cannot be read (its own errors included)."""
+def _parse(answer: str, formula: bool) -> list[Any]:
+    """The answer as math-verify's list of values; empty when it cannot be read (its own errors included).
+
+    formula: a letter at its end is no unit, even if there is a unit of that name.
+    """
     text = tidy(answer)
+    letter = LETTER_AT_THE_END.search(text)
+    if letter and (formula or letter[1] not in SIZES):
+        text = LETTER_AT_THE_END.sub(r"{\1}", text)
     for pattern, replacement in SAME_SIGNS:
         text = pattern.sub(replacement, text)
     return math_verify.parse(

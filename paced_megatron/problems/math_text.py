@@ -30,7 +30,7 @@ DIGITS = re.compile(r"[0-9A-Za-z]*[0-9][0-9A-Za-z]*")
 PERCENT = re.compile(r"\\?%$|percent(?:age)?$")
 
 GROUPED = re.compile(r"(\d{1,3}(?:[ ,]\d{3})+)(\.\d+)?")  # 10,000 or 10 000
-NUMBER = re.compile(r"\d+\.?|\d*\.\d+")
+NUMBER = re.compile(r"(?:\d+\.?|\d*\.\d+)(?:[eE][-+]?\d{1,2})?")
 FRACTION = re.compile(r"(\d*)\\frac(?:\{(-?\d+)\}|(\d))(?:\{(-?\d+)\}|(\d))|(-?\d+)/(\d+)")
 
 Rule = Callable[[str, str], Outcome | None]
@@ -76,7 +76,7 @@ def rational(answer: str) -> Fraction | None:
     if grouped:
         text = re.sub("[ ,]", "", text)
     if NUMBER.fullmatch(text):
-        return sign * Fraction(text.removesuffix("."))
+        return sign * Fraction(text)
     match = FRACTION.fullmatch(text)
     if not match:
         return None

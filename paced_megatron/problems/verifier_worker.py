@@ -39,8 +39,7 @@ def main(pipe_number: int, parent: int, memory_mib: int) -> None:
     pipe = Connection(pipe_number)
     from paced_megatron.problems import math_equal
 
-    allow_numbers_and_names_only()
-    limit_resources(memory_mib)
+    harden(memory_mib)
     pipe.send_bytes(READY)
     os.dup2(
         os.open(os.devnull, os.O_WRONLY), 2
@@ -65,7 +64,13 @@ def end_with(parent: int) -> None:
             os._exit(1)
 
 
-def allow_numbers_and_names_only() -> None:
+def harden(memory_mib: int) -> None:
+    """What holds from the first answer on; after the imports, which may ask for more."""
+    _allow_numbers_and_names_only()
+    _limit_resources(memory_mib)
+
+
+def _allow_numbers_and_names_only() -> None:
     """From here on sympy's string parser evaluates a number or a name, and refuses any other code."""
     from sympy.parsing import sympy_parser
 
@@ -79,7 +84,7 @@ def allow_numbers_and_names_only() -> None:
     sympy_parser.eval_expr = evaluate_harmless
 
 
-def limit_resources(memory_mib: int) -> None:
+def _limit_resources(memory_mib: int) -> None:
     """No more address space than this, no byte written to a file, no core dump."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20,) * 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -1,8 +1,8 @@
 """Hand-picked pairs (answer, gold, is it correct?), by what is asked of a math verifier.
 
 Many are what users reported against math verifiers: MV is huggingface/Math-Verify, LM is
-EleutherAI/lm-evaluation-harness, TRL, R1 (open-r1), verl and sieval by their own names; the number is the
-issue's or pull request's. The verdict is ours, by hand: what a person who marks the paper would say.
+EleutherAI/lm-evaluation-harness, R1 is huggingface/open-r1; the number is the issue's or pull request's. The
+verdict is ours, by hand: what a person who marks the paper would say.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("3.14", r"\pi", NO),
         ("0.1", "0.10000", YES),
         ("0.1", "0.01", NO),
+        ("1e3", "1000", YES),
         ("2.5", "-2.5", NO),
     ],
     "very small and very large": [
@@ -121,6 +122,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"12\text{ cm}^2", r"12\text{ cm}^3", NO),
         (r"60\text{ minutes}", r"1\text{ hour}", YES),
         (r"60\text{ seconds}", r"1\text{ hour}", NO),
+        ("5 dollars", r"500\text{ cents}", YES),
         (r"75\text{ miles per hour}", "75", YES),
         (r"90^\circ", "90", YES),
         (r"90^{\circ}", r"90\text{ degrees}", YES),
@@ -160,6 +162,12 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\sqrt2+\sqrt3", r"\sqrt{3}+\sqrt{2}", YES),
         (r"-(x-1)", "1-x", YES),
         ("x(x+2)", "x^2+2", NO),
+        ("3m", "2m+m", YES),  # no metres
+        ("12t", "12s", NO),
+        ("3t", "3", NO),
+        (r"\sqrt{x^2}", "x", NO),
+        ("|x|", "x", NO),
+        ("n(n+1)/2", r"\frac{n(n+1)}{2}", YES),
     ],
     "complex numbers": [
         ("3+4i", "4i+3", YES),
@@ -206,6 +214,8 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"1,2,\ldots,n", r"1, 2, \ldots, n", YES),
         (r"\emptyset", r"\varnothing", YES),
         (r"\{1, 2, 2\}", r"\{1,2\}", YES),
+        ("x=3,y=2", "x=2,y=3", NO),
+        ("(2,3)", "x=2,y=3", YES),
     ],
     "tuples, intervals, matrices": [
         ("(2,1)", "(1,2)", NO),
@@ -244,6 +254,9 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("(C)", "C", YES),
         (r"\textbf{(C)}\ 12", "C", YES),
         ("B", "C", NO),
+        ("c", "C", YES),
+        ("12", "B", NO),
+        (r"\text{five}", "5", NO),
         ("(B)", r"\text{(C)}", NO),
         ("1:00", "12:00", NO),  # MV 14
         ("3:30", r"3\!:\!30", YES),

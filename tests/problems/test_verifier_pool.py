@@ -119,6 +119,8 @@ def test_a_worker_has_no_more_memory_than_it_may_and_what_it_keeps_is_given_back
     limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
     (space,) = [line.split()[3:5] for line in limits if line.startswith("Max address space")]
     assert space == [str(256 << 20)] * 2
+    (file_size,) = [line.split()[3:5] for line in limits if line.startswith("Max file size")]
+    assert file_size == ["0", "0"]
     # 2^(3 * 10^9) has 375 MB.
     assert pool.judge([("2^{3000000000}", "x"), EQUAL], 10.0)[0] is not Outcome.CORRECT
     assert pool.judge([EQUAL], LONG) == [Outcome.CORRECT]
@@ -243,13 +245,12 @@ def test_the_gate_before_eval_lets_nothing_else_through(code: str) -> None:
 GATED = """
 from paced_megatron.problems import math_equal, verifier_worker
 from sympy import sympify
-verifier_worker.allow_numbers_and_names_only()
+verifier_worker.harden(512)
 try:
     sympify("[].append(print('evaluated'))")
 except Exception as error:
     print(type(error).__name__)
 print(math_equal.judge_value("1.5", r"\\\\frac{3}{2}", 60.0).value)
-verifier_worker.limit_resources(512)
 try:
     with open("/tmp/verifier-%d" % __import__("os").getpid(), "w") as file:
         file.write("x" * 10)
