@@ -17,6 +17,7 @@ from paced_megatron.runtime.files import sweep_leftovers, write_atomically
 # The folder may be moved, and servers come and go.
 _MAY_DIFFER = (
     "run_dir",
+    "problems.verifier.workers",
     "rollout.urls",
     "rollout.teacher_urls",
     "rollout.launch",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
 
 from paced_megatron.config import Config, StageConfig
 from paced_megatron.inputs import Inputs
+from paced_megatron.problems.verify import Verifier
 from paced_megatron.progress import say, warn
 from paced_megatron.rollout.engine import RolloutEngine
 from paced_megatron.rollout.engines import EngineSetting, JobEngine
@@ -52,6 +54,11 @@ class Job:
         if number == 1:
             return self.inputs.student_folder, "initial"
         return self.folder.stage(number - 1).student, f"stage-{number - 1}"
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Scores the attempts; its worker processes end with this object. Rank 0 only."""
+        return Verifier(self.config.problems.verifier)
 
     def engine(self, weights: Path, version: str) -> AbstractContextManager[RolloutEngine]:
         """The rollout engine with these weights, for one phase. Rank 0 only."""

@@ -37,6 +37,12 @@ class VerifierConfig:
     timeout_s: Annotated[float, Key("seconds after which scoring one attempt ends as timed out", above=0)] = (
         5.0
     )
+    workers: Annotated[
+        int, Key("processes of rank 0 that compare answers, started when one is needed", at_least=1)
+    ] = 2
+    memory_mib: Annotated[
+        int, Key("MiB that one of them may have; an answer that takes more is not correct", at_least=256)
+    ] = 1024
 
 
 class Source(str):

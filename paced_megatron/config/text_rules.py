@@ -12,6 +12,9 @@ _ABOUT_ROLLOUTS = {
     "leave_one_out": lambda stage: stage.leave_one_out,
 }
 
+# Keys of `pacing` that are about stored text, with the value that is.
+_ABOUT_STORED_TEXT = {"permute": True, "apply": "sample", "order": "easy_to_hard"}
+
 
 def _on_policy(config: Config) -> list[tuple[int, StageConfig]]:
     return [(number, stage) for number, stage in enumerate(config.stages) if stage.text == "rollouts"]
@@ -49,12 +52,13 @@ def _divided_by_problems(config: Config) -> str | None:
 
 
 def _weights_are_their_own(config: Config) -> str | None:
-    if not config.pacing.permute or not _on_policy(config):
-        return None
-    return (
-        "pacing.permute deals out the weights of stored text; with text: rollouts each step's weights come "
-        "from its own attempts: leave it out"
-    )
+    for key, value in _ABOUT_STORED_TEXT.items():
+        if getattr(config.pacing, key) == value and _on_policy(config):
+            return (
+                f"pacing.{key}={str(value).lower()} is about the weights of stored text; with text: rollouts "
+                "each step's weights come from its own attempts: leave it out"
+            )
+    return None
 
 
 TEXT_RULES: list[Rule] = [
@@ -69,5 +73,9 @@ TEXT_RULES: list[Rule] = [
         "is `problems` where a stage has `text: rollouts`",
         _divided_by_problems,
     ),
-    ("pacing.permute", "is off where a stage has `text: rollouts`", _weights_are_their_own),
+    (
+        "pacing",
+        "has no `permute`, `apply: sample` or `order: easy_to_hard` where a stage has `text: rollouts`",
+        _weights_are_their_own,
+    ),
 ]

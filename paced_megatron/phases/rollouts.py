@@ -14,7 +14,6 @@ from paced_megatron.pacing import read_weights
 from paced_megatron.phases.adaptive import planned_rounds
 from paced_megatron.phases.needs import student_before
 from paced_megatron.problems.outcome import Outcome
-from paced_megatron.problems.verify import score
 from paced_megatron.progress import track
 from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_warnings, recover_attempts
 from paced_megatron.rollout.collect import collect_attempts
@@ -144,7 +143,7 @@ def sample(
     complete = recorded.keys() == {request.key for request in requests}
     if complete and {attempt.weight_version for attempt in recorded.values()} == {version}:
         return [recorded[request.key] for request in requests]  # no model need be loaded
-    verifier, tokenizer = job.config.problems.verifier, job.inputs.tokenizer
+    verifier, tokenizer = job.verifier, job.inputs.tokenizer
     correct, truncated, tokens, started = 0, 0, 0, time.perf_counter()
     what = f"stage {number}: {PHASE_NAMES[phase]}{detail}"
     with (
@@ -172,7 +171,7 @@ def sample(
             engine,
             requests,
             sampling,
-            lambda text, problem_id, reason: score(text, problems.by_id[problem_id], reason, verifier),
+            lambda text, problem_id, reason: verifier.score(text, problems.by_id[problem_id], reason),
             lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
             path,
             advance,

@@ -28,7 +28,15 @@ def test_leave_one_out_wants_three_attempts(tmp_path):
     assert "leave_one_out" in said and "rollout.attempts" in said
 
 
-@pytest.mark.parametrize("override", ["training.normalization=tokens", "pacing.permute=true"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.normalization=tokens",
+        "pacing.permute=true",
+        "pacing.apply=sample",
+        "pacing.order=easy_to_hard",
+    ],
+)
 def test_what_belongs_to_stored_text_is_refused_with_rollouts(tmp_path, override):
     assert override.split("=")[0] in complaint(tmp_path, override)
     load_config(write_on_policy(tmp_path), ["stages.0.text=responses", override])
