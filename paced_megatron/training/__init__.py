@@ -2,8 +2,9 @@
 
 `examples.py` puts text and weight together, `batches.py` orders them into batches and gives every token its
 coefficient, `packing.py` says which texts share a row. `step.py` is the step itself (teacher, then student,
-then one reduction): `student.py` and `teacher.py` are this rank's parts of the two models, `forward.py` what
-their passes share, `head.py` what the student's head needs because its own forward is never called.
+then one reduction): `student.py` and `teacher.py` are this rank's parts of the two models, `teachers.py` the
+table of the kinds of teacher (`self_teacher.py` and `ema.py`: the student itself), `forward.py` what the
+models' passes share, `head.py` what the student's head needs because its own forward is never called.
 `optimizer.py` sets up Megatron's AdamW and schedule, `checkpoints.py` saves and resumes, `loop.py` runs a
 stage. How a weight comes about belongs to `pacing/`, what a divergence is to `divergence/`. Open `step.py`
 first.
