@@ -46,7 +46,7 @@ def save_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
     dist.barrier()
     trainer.student.settle()
     state = {
-        "model": parameters_by_name(trainer.student.chunks),
+        "models": {name: parameters_by_name(chunks) for name, chunks in trainer.models.items()},
         "optimizer": optimizer_state(trainer.optimizer),
         "schedule": trainer.schedule.state_dict(),
     }
@@ -76,11 +76,12 @@ def load_checkpoint(checkpoints: Path, iteration: int, trainer: Trainer) -> None
     """Put the state after `iteration` steps back, into objects made from the same configuration on the same
     layout."""
     state = _read(checkpoints, iteration)
-    _copy_weights(state["model"], trainer.student.chunks)
+    for name, chunks in trainer.models.items():
+        _copy_weights(state["models"][name], chunks)
     load_optimizer_state(trainer.optimizer, state["optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
 
 
 def load_model_weights(checkpoints: Path, iteration: int, chunks: Sequence[HiddenStatesModel]) -> None:
     """Only the student's weights of a checkpoint, into its chunks at the same layout."""
-    _copy_weights(_read(checkpoints, iteration)["model"], chunks)
+    _copy_weights(_read(checkpoints, iteration)["models"]["student"], chunks)

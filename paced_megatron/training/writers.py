@@ -30,6 +30,7 @@ SCALARS = {
     "train/tokens_per_s": "tokens_per_s",
     "train/step_time": "step_time",
     "pace/problems": "problems",
+    "pace/texts": "texts",
     "pace/pass_rate/mean": "pass_rate_mean",
     "pace/weight/ess": "weight_ess",
     "pace/weight/share": "weight_share",

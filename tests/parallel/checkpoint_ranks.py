@@ -72,5 +72,7 @@ def saved_and_loaded(
             resumed.step(batch)
         one, other = _weights(whole), _weights(resumed)
     differ = [name for name in one if not torch.equal(one[name], other[name])]
-    saved = torch.load(folder / "iter_0000002" / f"rank_{rank:03d}.pt", weights_only=True)["model"]
+    saved = torch.load(folder / "iter_0000002" / f"rank_{rank:03d}.pt", weights_only=True)["models"][
+        "student"
+    ]
     return saved, differ, [name for name in one if not torch.equal(one[name], halfway[name])]

@@ -14,6 +14,7 @@ from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
 from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World, parallel_groups
+from paced_megatron.training.checkpoints import load_checkpoint, save_checkpoint
 from paced_megatron.training.examples import Example
 from paced_megatron.training.student import Student
 from paced_megatron.training.trainer import Trainer
@@ -46,8 +47,9 @@ def follow(
     steps: Sequence[Sequence[Example]],
     stage: StageConfig,
     case: Case,
+    checkpoints: Path | None = None,
 ) -> Followed:
-    """A step on each of the batches."""
+    """A step on each of the batches; with `checkpoints` the last by a trainer that goes on from there."""
     with megatron_on_cpu():
         parallel = case.parallel
         groups = parallel_groups(
@@ -56,17 +58,21 @@ def follow(
             parallel.pipeline_model_parallel_size,
             parallel.virtual_pipeline_model_parallel_size,
         )
-        trainer = Trainer.from_folders(
-            World(rank, world_size, CPU, groups, None, place_teacher(groups)),
-            stage,
-            case.training,
-            parallel,
-            student_folder=folder,
-            teacher_folder=folder,
-        )
-        student, own = trainer.student, trainer.teacher.chunks
-        found = Followed([], [_whole(student, student.chunks, rank)], [], {})
-        for batch in steps:
+        world = World(rank, world_size, CPU, groups, None, place_teacher(groups))
+
+        def made() -> Trainer:
+            return Trainer.from_folders(
+                world, stage, case.training, parallel, student_folder=folder, teacher_folder=folder
+            )
+
+        trainer = made()
+        found = Followed([], [_whole(trainer.student, trainer.student.chunks, rank)], [], {})
+        for number, batch in enumerate(steps, start=1):
+            if checkpoints is not None and number == len(steps):
+                save_checkpoint(checkpoints, number - 1, trainer)
+                trainer = made()
+                load_checkpoint(checkpoints, number - 1, trainer)
+            student, own = trainer.student, trainer.teacher.chunks
             sums, _, _ = trainer.step(batch)
             student.settle()
             found.losses.append(sums.loss)

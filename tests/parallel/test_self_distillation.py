@@ -101,7 +101,9 @@ def test_a_context_gives_the_gradient_of_transformers_and_none_gives_nothing(poo
         assert max(float(value.norm()) for value in without.gradient.values()) <= 1e-5 * scale, kind
 
 
-def followed(pool, student: Path, row: Row, batches: list[list[Example]], **stage) -> Followed:
+def followed(
+    pool, student: Path, row: Row, batches: list[list[Example]], checkpoints: Path | None = None, **stage
+) -> Followed:
     dtype = stage.pop("params_dtype", "float32")
     training = TrainingConfig(
         **{"micro_batch_size": 2, "global_batch_size": BATCH_SIZE, "lr": 0.01, "params_dtype": dtype}
@@ -109,7 +111,7 @@ def followed(pool, student: Path, row: Row, batches: list[list[Example]], **stag
     )
     case = Case(ParallelConfig(**row.parallel), training)
     config = StageConfig(train_iters=len(batches) + 1, divergence="reverse_kl", **stage)
-    found, *_ = pool.run(follow, row.world_size, student, batches, config, case, timeout=120)
+    found, *_ = pool.run(follow, row.world_size, student, batches, config, case, checkpoints, timeout=120)
     return found
 
 
@@ -117,7 +119,7 @@ def followed(pool, student: Path, row: Row, batches: list[list[Example]], **stag
     ("row", "dtype", "tolerance"),
     [
         (Row("one process"), "bfloat16", 1e-6),
-        (Row("TP 2"), "float32", 1e-6),
+        (Row("TP 2", {TP: 2}), "float32", 1e-6),
         (Row("DP 2, overlapped", {DP: 2, **OVERLAP}, ONE), "float32", 1e-6),
     ],
     ids=str,
@@ -145,3 +147,13 @@ def test_a_current_teacher_has_the_student_s_weights_of_every_step_and_an_initia
     assert min(current.losses[1::2]) > 0.001
     assert initial.losses[0] == pytest.approx(0.0, abs=1e-6)
     assert min(initial.losses[2::2]) > 0.001
+
+
+def test_an_average_goes_on_from_a_checkpoint_to_the_same_bits(pool, student, tmp_path):
+    batches, row = [examples(True)] * 3, Row("TP 2", {TP: 2})
+    keys = {"teacher": "ema", "ema_decay": 0.7}
+    whole = followed(pool, student, row, batches, **keys)
+    resumed = followed(pool, student, row, batches, tmp_path / "checkpoints", **keys)
+    assert resumed.losses == whole.losses
+    for name, average in whole.teacher[-1].items():
+        assert torch.equal(resumed.teacher[-1][name], average), name
