@@ -23,6 +23,12 @@ from megatron.core.pipeline_parallel.utils import (
     is_vp_last_stage,
 )
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -146,6 +152,8 @@ def build_chunks(
         )
         for stage in ([None] if virtual is None else range(virtual))
     ]
+    for chunk in chunks:
+        _mark_parts(chunk)
     if shape.rope_scaling is not None:
         frequencies = llama3_frequencies(
             unscaled_frequencies(shape.rope_theta, shape.head_dim), shape.rope_scaling
@@ -153,6 +161,20 @@ def build_chunks(
         for chunk in chunks:
             chunk.rotary_pos_emb.inv_freq = frequencies.to(chunk.rotary_pos_emb.inv_freq.device)
     return chunks
+
+
+# Layers that are cut over the tensor-parallel ranks, and the dimension of their weight that is.
+_CUT = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
+
+
+def _mark_parts(model: GPTModel) -> None:
+    """Tell Megatron which weights are parts of a whole. It marks them as it draws them, which we leave out;
+    an unmarked one counts on the first rank alone in the gradient's norm, by which gradients are clipped."""
+    for module in model.modules():
+        for kind, dim in _CUT.items():
+            weight = getattr(module, "weight", None) if isinstance(module, kind) else None
+            if weight is not None and not hasattr(weight, "tensor_model_parallel"):
+                set_tensor_model_parallel_attributes(weight, True, dim, 1)
 
 
 def build_model(

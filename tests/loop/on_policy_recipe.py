@@ -48,7 +48,7 @@ def write_on_policy(
         }
         | (training or {}),
         evaluation={"every": 0},
-        **sections,
+        **({"pacing": {"estimator": "plugin"}} | sections),
     )
     document = yaml.safe_load(recipe.read_text())
     del document["problems"]["test"]

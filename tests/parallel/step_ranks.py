@@ -60,11 +60,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """The step's sums on this rank; on the first rank gradients and weights by Hugging Face name."""
+    """The step's sums on this rank; on the first rank gradients and weights by Hugging Face name.
+
+    `grad_norm` is the optimizer's at the first of the plain steps, by which it would clip.
+    """
 
     sums: StepSums
     gradient: dict[str, Tensor] | None
     weights: dict[str, Tensor] | None
+    grad_norm: float | None = None
 
 
 def step_gradients(
@@ -124,6 +128,7 @@ def found_on(
         student.zero_grad()
         return accumulate_gradient(student, teacher, batches, objective)
 
+    norms: list[float] = []
     if case.plain_steps:
         # Megatron's distributed optimizer knows Adam alone. With an epsilon that everything else is small
         # beside, and no memory, its step is lr * gradient.
@@ -133,17 +138,18 @@ def found_on(
             adam_eps=PLAIN,
             adam_beta1=0.0,
             weight_decay=0.0,
-            clip_grad=0.0,
+            clip_grad=1e9,  # the norm is taken, and nothing is clipped
         )
         optimizer = make_optimizer(student, config)
         for _ in range(case.plain_steps):
             accumulate()
-            optimizer.step()
+            norms.append(float(optimizer.step()[1]))
             teacher.follow()
             optimizer.zero_grad()  # it has made main_grad the parameters' grad
     sums = accumulate()
     student.settle()
-    return Found(sums, _whole(student, _gradients(student), rank), _whole(student, _weights(student), rank))
+    gradients, weights = _whole(student, _gradients(student), rank), _whole(student, _weights(student), rank)
+    return Found(sums, gradients, weights, norms[0] if norms else None)
 
 
 def _whole(student: Student, tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor] | None:

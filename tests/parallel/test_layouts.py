@@ -65,13 +65,15 @@ STEPPED = [row for row in ROWS if FULL or row.name in ("DP 2, overlapped", "TP 2
 
 
 @pytest.mark.parametrize("row", STEPPED, ids=str)
-def test_ten_plain_gradient_steps_end_at_the_weights_and_the_gradient_of_one_process(parity, row):
+def test_ten_plain_steps_end_at_the_weights_and_gradient_of_one_process_and_begin_with_its_norm(parity, row):
     changes = {"dtype": torch.float32, "plain_steps": 10}
     (found,), alone = parity.run(row, [(1.0, row.case(**changes))]), parity.alone(row.models, **changes)
     assert relative_error(found.weights, alone.weights) <= 1e-5
     assert relative_error(found.gradient, alone.gradient) <= 1e-3
     _, before = parity.truth(row.models, 1.0, "forward_kl")
     assert relative_error(alone.gradient, before) >= 0.1  # the steps do lead somewhere
+    whole = sum(float(gradient.square().sum()) for gradient in before.values()) ** 0.5
+    assert found.grad_norm == pytest.approx(whole, rel=1e-5)  # clipping goes by it
 
 
 # The bars: what rounding leaves, with room for a factor of three.
