@@ -176,4 +176,5 @@ def test_a_recipe_runs_to_its_end_with_small_models(name: str, tmp_path: Path, c
 
 
 def test_every_recipe_in_the_folder_is_in_the_table() -> None:
-    assert {path.parent.name for path in EXAMPLES.glob("*/recipe.yaml")} == set(RECIPES)
+    elsewhere = {"self_distillation"}  # has one model, and tests of its own
+    assert {path.parent.name for path in EXAMPLES.glob("*/recipe.yaml")} - elsewhere == set(RECIPES)
