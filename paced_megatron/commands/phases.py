@@ -119,7 +119,7 @@ def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[i
         with job_engine(config, inputs, folder.logs, world, console) as rollouts:
             job = Job(config, inputs, folder, world, console, rollouts)
             if inputs.dropped:
-                job.say(f"{len(inputs.dropped)} training problems are held-out ones too, and are left out")
+                job.say(f"training problems that are held-out ones too, left out: {len(inputs.dropped)}")
             if world.is_lead:
                 with run_lock(folder.path):
                     claim_run_folder(folder, config, inputs)
