@@ -10,11 +10,11 @@ from paced_megatron.job import Job
 from paced_megatron.models.folder import save_folder
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.pacing import PassRate, read_pass_rates, read_weights
-from paced_megatron.phases.evaluation import evaluate, is_measured
+from paced_megatron.phases.evaluation import evaluate, is_measured, note_best
 from paced_megatron.phases.needs import read_recorded, student_before
 from paced_megatron.phases.rollouts import problems_to_respond_to
 from paced_megatron.rollout.requests import attempt_seed
-from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
+from paced_megatron.training.checkpoints import load_model_weights, newest_whole
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
 from paced_megatron.training.student import load_chunks
@@ -26,9 +26,13 @@ from paced_megatron.training.writers import Writer, open_writers
 def train(job: Job, number: int) -> None:
     """Distil the teacher into the student on the weighted responses: checkpoints/ and metrics.jsonl."""
     folder, stage, config = job.stage_folder(number), job.stage(number), job.config
-    done = job.world.lead.agree(latest_iteration(folder.checkpoints))
+    if job.world.lead.agree(folder.student.exists()):
+        return job.say(f"stage {number}: trained already (exported to {folder.student})")
+    done = newest_whole(folder.checkpoints, job.warn)
     if done >= stage.train_iters:
         return job.say(f"stage {number}: trained already ({done} steps)")
+    # A run may have been killed between an evaluation and this; no checkpoint is removed before.
+    job.world.lead.alone(lambda: note_best(job, number), "looking for the best checkpoint")
     examples = _examples(job, number)
     student_folder, _ = student_before(job, number)
     trainer = Trainer.from_folders(
@@ -120,7 +124,7 @@ def export(job: Job, number: int) -> None:
     folder = job.stage_folder(number)
     if job.world.lead.agree(folder.student.exists()):
         return job.say(f"stage {number}: exported already ({folder.student})")
-    done = job.world.lead.agree(latest_iteration(folder.checkpoints))
+    done = newest_whole(folder.checkpoints, job.warn)
     if done < job.stage(number).train_iters:
         raise UserError(
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "

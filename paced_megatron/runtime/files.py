@@ -69,6 +69,13 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def make_whole(partial: Path, path: Path) -> None:
+    """Give the filled folder `partial` its name, by one rename, when all of it is on disk."""
+    _fsync_tree(partial)
+    os.rename(partial, path)
+    _fsync_folder(path.parent)
+
+
 def sweep_leftovers(folder: Path) -> list[Path]:
     """Remove what a killed run left half-written anywhere below `folder`; return what was removed."""
     removed = []

@@ -9,10 +9,15 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from paced_megatron.models.gpt import HiddenStatesModel
-from paced_megatron.progress import track
+from paced_megatron.progress import say, track
 from paced_megatron.run_folder import StageFolder
 from paced_megatron.training.batches import batch_order
-from paced_megatron.training.checkpoints import latest_iteration, load_checkpoint, save_checkpoint
+from paced_megatron.training.checkpoints import (
+    InForce,
+    latest_iteration,
+    load_checkpoint,
+    save_checkpoint,
+)
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
 from paced_megatron.training.trainer import Trainer
@@ -48,8 +53,11 @@ def train_stage(
     """
     lead, training = trainer.world.lead, trainer.training
     done = lead.agree(latest_iteration(folder.checkpoints))
+    in_force = InForce.of(folder)
     if done:
-        load_checkpoint(folder.checkpoints, done, trainer)
+        other_layout = load_checkpoint(folder.checkpoints, done, trainer, in_force)
+        if other_layout and trainer.world.is_lead:
+            say(console, f"stage {folder.number}: {other_layout}")
         if _evaluation_is_due(done, train_iters, evaluate_every):
             on_evaluation(done, trainer.student.chunks)  # the run may have been killed during it
     if trainer.world.is_lead:
@@ -67,7 +75,7 @@ def train_stage(
             bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
             due = _evaluation_is_due(step, train_iters, evaluate_every)
             if due or step % training.save_interval == 0 or step == train_iters:
-                save_checkpoint(folder.checkpoints, step, trainer)
+                save_checkpoint(folder.checkpoints, step, trainer, in_force)
             if due:
                 on_evaluation(step, trainer.student.chunks)
 
