@@ -31,6 +31,7 @@ def train(job: Job, number: int) -> None:
     done = newest_whole(folder.checkpoints, job.warn)
     if done >= stage.train_iters:
         return job.say(f"stage {number}: trained already ({done} steps)")
+    job.stop_if_asked(f"stage {number}: {done} of {stage.train_iters} steps are trained")
     # A run may have been killed between an evaluation and this; no checkpoint is removed before.
     job.world.lead.alone(lambda: note_best(job, number), "looking for the best checkpoint")
     examples = _examples(job, number)
@@ -130,6 +131,7 @@ def export(job: Job, number: int) -> None:
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
             "train` first"
         )
+    job.stop_if_asked(f"stage {number}: all {done} steps are trained")
     shape, chunks = load_chunks(
         job.inputs.student_folder,
         job.world.groups,

@@ -3,6 +3,7 @@ on the way."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.progress import say, track
 from paced_megatron.run_folder import StageFolder
+from paced_megatron.runtime.signals import Stopped, asked_by_number
 from paced_megatron.training.batches import batch_order
 from paced_megatron.training.checkpoints import (
     InForce,
@@ -50,6 +52,7 @@ def train_stage(
 
     Raises:
         UserError: a step was not finite (see `Trainer.step`).
+        Stopped: a rank was asked to stop; the steps taken are saved.
     """
     lead, training = trainer.world.lead, trainer.training
     done = lead.agree(latest_iteration(folder.checkpoints))
@@ -63,21 +66,31 @@ def train_stage(
     if trainer.world.is_lead:
         forget_steps_after(folder.metrics, done)
     title = f"stage {folder.number}: training"
+    taken = saved = done
     with track(title, total=train_iters, unit="steps", console=console, done=done) as bar:
-        for step in range(done + 1, train_iters + 1):
-            metrics = _timed_step(
-                trainer, _batch(examples, training.global_batch_size, step, seed), folder.number, step
-            )
-            if trainer.world.is_lead:
-                append_metrics(folder.metrics, metrics)
-                for write in writers:
-                    write(scalars(metrics), step)
-            bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
-            due = _evaluation_is_due(step, train_iters, evaluate_every)
-            if due or step % training.save_interval == 0 or step == train_iters:
-                save_checkpoint(folder.checkpoints, step, trainer, in_force)
-            if due:
-                on_evaluation(step, trainer.student.chunks)
+        try:
+            for step in range(done + 1, train_iters + 1):
+                batch = _batch(examples, training.global_batch_size, step, seed)
+                metrics, asked = _timed_step(trainer, batch, folder.number, step)
+                taken = step
+                if trainer.world.is_lead:
+                    append_metrics(folder.metrics, metrics)
+                    for write in writers:
+                        write(scalars(metrics), step)
+                bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
+                due = _evaluation_is_due(step, train_iters, evaluate_every)
+                if due or step % training.save_interval == 0 or step == train_iters:
+                    save_checkpoint(folder.checkpoints, step, trainer, in_force)
+                    saved = step
+                if asked and step < train_iters:
+                    raise Stopped(asked, "")
+                if due:
+                    on_evaluation(step, trainer.student.chunks)
+        except Stopped as stopped:  # raised on all ranks alike, and never within a step
+            if saved < taken:
+                save_checkpoint(folder.checkpoints, taken, trainer, in_force)
+            known = f"stage {folder.number}: step {taken} of {train_iters} is saved"
+            raise Stopped(stopped.asked, known) from None
 
 
 def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
@@ -89,11 +102,15 @@ def _batch(examples: Sequence[Example], size: int, step: int, seed: int) -> list
     return [examples[index] for index in batch_order(len(examples), size, step - 1, seed)]
 
 
-def _timed_step(trainer: Trainer, batch: Sequence[Example], stage: int, step: int) -> StepMetrics:
+def _timed_step(
+    trainer: Trainer, batch: Sequence[Example], stage: int, step: int
+) -> tuple[StepMetrics, str | None]:
+    """A step's numbers, and the name of the signal by which a rank was asked to stop, the same on all."""
     started = time.perf_counter()
     sums, grad_norm, lr = trainer.step(batch)
     step_time = time.perf_counter() - started
-    return step_metrics(
+    timing_s, asked = trainer.timers.seconds(trainer.student.device, also=asked_by_number())
+    metrics = step_metrics(
         batch,
         sums,
         stage=stage,
@@ -102,5 +119,6 @@ def _timed_step(trainer: Trainer, batch: Sequence[Example], stage: int, step: in
         lr=lr,
         clip_grad=trainer.training.clip_grad,
         step_time=step_time,
-        timing_s=trainer.timers.seconds(trainer.student.device),
+        timing_s=timing_s,
     )
+    return metrics, signal.Signals(int(asked)).name if asked else None
