@@ -26,23 +26,18 @@ from paced_megatron.training.checkpoints import (
 from paced_megatron.training.examples import Example
 from paced_megatron.training.step import accumulate_gradient
 from paced_megatron.training.student import load_chunks
-from paced_megatron.training.trainer import DTYPES, Trainer
+from paced_megatron.training.trainer import Trainer
 from parallel.step_ranks import _gradients, _whole
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Attributes:
-    models: folders of student and teacher.
-    batch: the problems of every step.
-    float64: weights, gradients and moments in float64, so that layouts agree to more than rounding.
-    """
+    """`models` are the folders of student and teacher, `batch` the problems of every step."""
 
     models: tuple[Path, Path]
     batch: Sequence[Example]
     training: TrainingConfig
     parallel: ParallelConfig
-    float64: bool = False
 
 
 def _trainer(rank: int, world_size: int, setting: Setting) -> Trainer:
@@ -56,21 +51,14 @@ def _trainer(rank: int, world_size: int, setting: Setting) -> Trainer:
         parallel.virtual_pipeline_model_parallel_size,
     )
     lead = Lead(rank, world_size, torch.distributed.HashStore())  # nothing here waits for rank 0
-    wide = torch.float64 if setting.float64 else torch.float32
-    torch.set_default_dtype(wide)
-    DTYPES["float32"] = wide
-    try:
-        return Trainer.from_folders(
-            World(rank, world_size, CPU, groups, lead),
-            StageConfig(train_iters=4),
-            setting.training,
-            parallel,
-            student_folder=setting.models[0],
-            teacher_folder=setting.models[1],
-        )
-    finally:
-        DTYPES["float32"] = torch.float32
-        torch.set_default_dtype(torch.float32)
+    return Trainer.from_folders(
+        World(rank, world_size, CPU, groups, lead),
+        StageConfig(train_iters=4),
+        setting.training,
+        parallel,
+        student_folder=setting.models[0],
+        teacher_folder=setting.models[1],
+    )
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -115,6 +103,7 @@ def _next_gradient(trainer: Trainer, batch: Sequence[Example], rank: int) -> dic
     """On rank 0, by Hugging Face name."""
     student = trainer.student
     student.zero_grad()
+    trainer.optimizer.zero_grad()  # its step has made main_grad the parameters' grad
     batches = micro_batches(batch, trainer.batching)
     accumulate_gradient(student, trainer.teacher, batches, trainer.objective)
     return _whole(student, _gradients(student), rank)
