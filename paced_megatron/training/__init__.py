@@ -4,7 +4,7 @@
 coefficient, `packing.py` says which texts share a row. `step.py` is the step itself (teacher, then student,
 then one reduction): `student.py` and `teacher.py` are this rank's parts of the two models, `forward.py` what
 their passes share, `head.py` what the student's head needs because its own forward is never called.
-`optimizer.py` sets up Megatron's AdamW and schedule, `checkpoints.py` saves and resumes, `loop.py` runs a
+`optimizer.py` sets up Megatron's AdamW and schedule, `checkpoints/` saves and resumes, `loop.py` runs a
 stage. How a weight comes about belongs to `pacing/`, what a divergence is to `divergence/`. Open `step.py`
 first.
 """

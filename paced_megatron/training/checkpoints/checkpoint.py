@@ -82,7 +82,11 @@ def _write(partial: Path, iteration: int, trainer: Trainer, in_force: InForce | 
 
     def small_files() -> dict[str, dict[str, Any]]:
         write_rng(rng_file(partial, rank))
-        mine = [*partial.glob(f"__{rank}_*.distcp"), rng_file(partial, rank)]
+        written = [*partial.glob(f"__{rank}_*.distcp")]
+        for path in written:
+            if not path.stat().st_size:  # a copy, which has nothing to write
+                path.unlink()
+        mine = [*filter(Path.exists, written), rng_file(partial, rank)]
         if rank == 0:
             write_common(partial, {"iteration": iteration})
             write_state(partial, iteration, trainer, in_force)

@@ -111,6 +111,7 @@ def check_in_force(folder: Path, state: dict[str, Any], in_force: InForce) -> No
 def load_small_state(state: dict[str, Any], trainer: Trainer) -> None:
     """Put schedule and step count back; the optimizer's tensors must be there."""
     set_steps_taken(trainer.optimizer, state["optimizer_steps"])
+    trainer.schedule.num_steps = 0  # Megatron adds what it loads
     trainer.schedule.load_state_dict(state["schedule"])
 
 
