@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 
 from paced_megatron.errors import UserError
@@ -14,6 +13,7 @@ from paced_megatron.phases.evaluation import evaluate, is_measured, note_best
 from paced_megatron.phases.needs import read_recorded, student_before
 from paced_megatron.phases.rollouts import problems_to_respond_to
 from paced_megatron.rollout.requests import attempt_seed
+from paced_megatron.runtime.files import remove_folder
 from paced_megatron.training.checkpoints import load_model_weights, newest_whole
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
@@ -49,19 +49,19 @@ def train(job: Job, number: int) -> None:
 
     def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
         snapshot = folder.snapshot(step)
-        if job.world.lead.agree(is_measured(job, number, step)):
-            return
-        save_folder(
-            student,
-            job.inputs.student,
-            job.world.groups,
-            source=job.inputs.student_folder,
-            out=snapshot,
-            replace=True,  # a run killed during this evaluation left one
-        )
-        with trainer.asleep():
-            evaluate(job, number, step, snapshot)
-        job.world.lead.alone(lambda: shutil.rmtree(snapshot), "clearing up after an evaluation")
+        if not job.world.lead.agree(is_measured(job, number, step)):
+            save_folder(
+                student,
+                job.inputs.student,
+                job.world.groups,
+                source=job.inputs.student_folder,
+                out=snapshot,
+                replace=True,  # a run killed during this evaluation left one
+            )
+            with trainer.asleep():
+                evaluate(job, number, step, snapshot)
+        # Also what a run left that was killed right here.
+        job.world.lead.alone(lambda: remove_folder(snapshot), "clearing up after an evaluation")
 
     train_stage(
         trainer,

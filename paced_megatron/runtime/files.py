@@ -76,6 +76,12 @@ def make_whole(partial: Path, path: Path) -> None:
     _fsync_folder(path.parent)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder; nothing happens where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+
+
 def sweep_leftovers(folder: Path) -> list[Path]:
     """Remove what a killed run left half-written anywhere below `folder`; return what was removed."""
     removed = []

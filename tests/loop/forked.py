@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from loop.recipes import ROOT
-from paced_megatron.runtime.launch import free_port
+from paced_megatron.runtime.launch import die_with, free_port
 
 STARTUP_S, END_S = 120.0, 120.0
 
@@ -39,7 +39,13 @@ class ForkedRank:
     def code(self) -> int | None:
         """As subprocess has it: -9 for one that was killed; None while it runs."""
         status = self.folder / "status"
-        return int(status.read_text()) if status.exists() else None
+        return int(status.read_text().split()[0]) if status.exists() else None
+
+    @property
+    def cpu_s(self) -> float:
+        """What it took of a core, once it has ended."""
+        status = self.folder / "status"
+        return float(status.read_text().split()[1]) if status.exists() else 0.0
 
     def send(self, number: int) -> None:
         if self.code is None:
@@ -103,7 +109,7 @@ class Forkery:
     ) -> None:
         for job in self.jobs:
             job.kill()
-        self._process.kill()
+        self._process.kill()  # and the others with it
         self._process.wait()
 
     def start(self, argv: list[str | Path], world_size: int = 1) -> ForkedJob:
@@ -138,6 +144,10 @@ class Forkery:
         self.jobs.append(ForkedJob(ranks))
         return self.jobs[-1]
 
+    def cpu_s(self) -> float:
+        """What all processes that have ended took of a core."""
+        return sum(rank.cpu_s for job in self.jobs for rank in job.ranks)
+
     def run(self, argv: list[str | Path], world_size: int = 1) -> None:
         """To its end, which has to be a good one."""
         job = self.start(argv, world_size)
@@ -153,8 +163,10 @@ def _serve() -> None:
     import paced_megatron.run  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+    die_with_me = die_with(os.getpid())
     for line in sys.stdin:
         if os.fork() == 0:
+            die_with_me()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os._exit(_keep(json.loads(line)))
 
@@ -162,17 +174,19 @@ def _serve() -> None:
 def _keep(order: dict[str, object]) -> int:
     """Run an order in a child, and write down how it ended."""
     folder = Path(str(order["folder"]))
+    die_with_me = die_with(os.getpid())
     pid = os.fork()
     if pid == 0:
+        die_with_me()
         _work(order, folder)
-    _write(folder / "pid", pid)
-    _, status = os.waitpid(pid, 0)
-    _write(folder / "status", os.waitstatus_to_exitcode(status))
+    _write(folder / "pid", str(pid))
+    _, status, used = os.wait4(pid, 0)
+    _write(folder / "status", f"{os.waitstatus_to_exitcode(status)} {used.ru_utime + used.ru_stime}")
     return 0
 
 
-def _write(path: Path, number: int) -> None:
-    path.with_suffix(".part").write_text(str(number))
+def _write(path: Path, text: str) -> None:
+    path.with_suffix(".part").write_text(text)
     os.rename(path.with_suffix(".part"), path)
 
 

@@ -1,0 +1,33 @@
+"""What the tests of interrupted runs share: a process to fork from, and runs that were never interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from loop.forked import Forkery
+from loop.interrupted import recipe_at, world_size
+
+
+@pytest.fixture(scope="session")
+def forkery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkery]:
+    with Forkery(tmp_path_factory.mktemp("forkery")) as forkery:
+        yield forkery
+
+
+@pytest.fixture(scope="session")
+def never_interrupted(forkery: Forkery, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """layout -> the run's folder; each is made when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def run_of(layout: str) -> Path:
+        if layout not in made:
+            answered = None if layout == "TP1" else run_of("TP1")
+            recipe = recipe_at(tmp_path_factory.mktemp(f"whole-{layout}"), layout, answered)
+            forkery.run(["run", recipe], world_size(layout))
+            made[layout] = recipe.parent / "run"
+        return made[layout]
+
+    return run_of
