@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from paced_megatron.commands import check_rollout, compare, convert, phases, plan, report
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import INTERRUPTED, STOPPED, USER_ERROR
+from paced_megatron.runtime.files import cannot_write
 from paced_megatron.runtime.signals import Stopped
 
 COMMANDS = (phases, plan, compare, report, convert, check_rollout)  # in the order of `--help`
@@ -53,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if shows_errors:
             print(f"paced: {error}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:  # where no writer of ours has told it, as a log's
+        if (told := cannot_write(error)) is None:
+            raise
+        if shows_errors:
+            print(f"paced: {told}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         if shows_errors:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import RunFolder
-from paced_megatron.runtime.files import write_atomically
+from paced_megatron.runtime.files import copy_atomically, write_atomically
 
 _NOT_SHARED = ("pass_rates.jsonl",)  # each arm weighs for itself
 
@@ -92,6 +91,4 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        temporary = target.with_name(f"{target.name}.copying")
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        copy_atomically(source, target)

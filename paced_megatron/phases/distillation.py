@@ -72,7 +72,7 @@ def train(job: Job, number: int) -> None:
         evaluate_every=config.evaluation.every if job.inputs.test else 0,
         on_evaluation=evaluate_snapshot,
         console=job.console,
-        writers=_writers(job, number),
+        writers=_writers(job, number, done),
     )
 
 
@@ -104,7 +104,7 @@ def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> Teache
     return cache
 
 
-def _writers(job: Job, number: int) -> list[Writer]:
+def _writers(job: Job, number: int, done: int) -> list[Writer]:
     if not job.world.is_lead:
         return []
     weights = read_weights(job.stage_folder(number).pass_rates)
@@ -113,7 +113,7 @@ def _writers(job: Job, number: int) -> list[Writer]:
         "k0": sum(rate.correct == 0 for rate in left_out),
         "kK": sum(rate.correct == rate.attempts for rate in left_out),
     }
-    return open_writers(job.config.logging, job.folder.path, number, dropped)
+    return open_writers(job.config.logging, job.folder.path, number, dropped, done)
 
 
 def _pass_rates(job: Job, number: int) -> list[PassRate]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from paced_megatron.errors import UserError
+from paced_megatron.runtime.files import cannot_write
 from paced_megatron.runtime.signals import Stopped, asked_to_stop
 
 T = TypeVar("T")
@@ -218,6 +219,8 @@ def _end_in_words(error: BaseException) -> dict[str, Any]:
     """What the other ranks are told of how rank 0's work ended."""
     if isinstance(error, Stopped):
         return {"stopped": [error.asked, error.saved]}
+    if not isinstance(error, UserError):
+        error = cannot_write(error) or error
     is_user_error = isinstance(error, UserError)
     cause = str(error) if is_user_error else f"{type(error).__name__}: {error}"
     return {"error": cause, "is_user_error": is_user_error}

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from paced_megatron.errors import UserError
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.progress import say, track
 from paced_megatron.run_folder import StageFolder
+from paced_megatron.runtime.files import cannot_write
 from paced_megatron.runtime.signals import Stopped, asked_by_number
 from paced_megatron.training.batches import batch_order
 from paced_megatron.training.checkpoints import (
@@ -22,6 +24,7 @@ from paced_megatron.training.checkpoints import (
 )
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
+from paced_megatron.training.room import check_room
 from paced_megatron.training.trainer import Trainer
 from paced_megatron.training.writers import Writer, scalars
 
@@ -51,7 +54,7 @@ def train_stage(
         writers: get each step's numbers too, on rank 0.
 
     Raises:
-        UserError: a step was not finite (see `Trainer.step`).
+        UserError: a step was not finite (see `Trainer.step`), or the disk has no room for a checkpoint.
         Stopped: a rank was asked to stop; the steps taken are saved.
     """
     lead, training = trainer.world.lead, trainer.training
@@ -63,6 +66,7 @@ def train_stage(
             say(console, f"stage {folder.number}: {other_layout}")
         if _evaluation_is_due(done, train_iters, evaluate_every):
             on_evaluation(done, trainer.student.chunks)  # the run may have been killed during it
+    lead.alone(lambda: check_room(folder.checkpoints, trainer), "looking for room for a checkpoint")
     if trainer.world.is_lead:
         forget_steps_after(folder.metrics, done)
     title = f"stage {folder.number}: training"
@@ -80,17 +84,30 @@ def train_stage(
                 bar.advance(loss=metrics.loss, grad_norm=metrics.grad_norm)
                 due = _evaluation_is_due(step, train_iters, evaluate_every)
                 if due or step % training.save_interval == 0 or step == train_iters:
-                    save_checkpoint(folder.checkpoints, step, trainer, in_force)
+                    _save(folder, step, trainer, in_force)
                     saved = step
                 if asked and step < train_iters:
                     raise Stopped(asked, "")
                 if due:
                     on_evaluation(step, trainer.student.chunks)
+                if saved == step < train_iters:  # before the next steps, which a full disk would lose
+                    lead.alone(lambda: check_room(folder.checkpoints, trainer), "looking for room")
         except Stopped as stopped:  # raised on all ranks alike, and never within a step
             if saved < taken:
-                save_checkpoint(folder.checkpoints, taken, trainer, in_force)
+                _save(folder, taken, trainer, in_force)
             known = f"stage {folder.number}: step {taken} of {train_iters} is saved"
             raise Stopped(stopped.asked, known) from None
+
+
+def _save(folder: StageFolder, step: int, trainer: Trainer, in_force: InForce) -> None:
+    """A checkpoint. Raises UserError, on all ranks, where the disk is full; those before it are kept."""
+    try:
+        save_checkpoint(folder.checkpoints, step, trainer, in_force)
+    except OSError as error:
+        if (told := cannot_write(error, folder.checkpoints)) is None:
+            raise
+        kept = latest_iteration(folder.checkpoints)
+        raise UserError(f"{told}, from step {kept}") from error
 
 
 def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
