@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import resource
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from paced_megatron.errors import UserError
+from paced_megatron.models.distributed_checkpoint import Checkpoint
+from paced_megatron.models.gpt import build_model
 from paced_megatron.plan.work import Layout
 from paced_megatron.runtime.cpu import megatron_on_cpu
 from paced_megatron.runtime.world import job_of_one
@@ -36,6 +41,7 @@ from paced_megatron.training.checkpoints.folder import (
     prune,
     write_manifest,
 )
+from paced_megatron.training.trainer import Trainer
 from plan.counted import Case, build_trainer, examples
 from tiny_models import make_tiny_qwen3
 
@@ -205,3 +211,58 @@ def load_with_other_pass_rates(rank, world_size, checkpoints, model) -> str:
         except UserError as error:
             return str(error)
     return "no error"
+
+
+def save_where_rank_1_cannot_write(rank, world_size, checkpoints, model) -> tuple[list[str], list[str]]:
+    """(what the second save raises, the folders that are there afterwards)."""
+    with megatron_on_cpu():
+        case = Case(Layout(data_parallel_size=2, use_distributed_optimizer=True), "float32")
+        trainer = build_trainer(rank, world_size, model, model, case)
+        trainer.step(examples(case))
+        save_checkpoint(checkpoints, 1, trainer)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        raised = ["nothing"]
+        try:
+            if rank == 1:  # a file may have a kilobyte: what a full disk does, without a disk to fill
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+            save_checkpoint(checkpoints, 2, trainer)
+        except OSError as error:
+            raised = [type(error).__name__, errno.errorcode[error.errno or 0]]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        dist.barrier()
+        return raised, sorted(folder.name for folder in checkpoints.iterdir())
+
+
+@pytest.mark.parallel
+def test_when_one_rank_cannot_write_all_say_why_and_the_last_checkpoint_is_there(pool, tmp_path):
+    model = make_tiny_qwen3(tmp_path / "model", seed=1, num_hidden_layers=2)
+    ranks = pool.run(save_where_rank_1_cannot_write, 2, tmp_path / "checkpoints", model, timeout=120)
+    assert ranks == [(["OSError", "EFBIG"], ["iter_0000001"])] * 2
+
+
+def save_another_model(rank, world_size, checkpoints, model) -> tuple[set[float], list[str]]:
+    """(the other model's weights after loading, prefixes of the checkpoint's keys)."""
+    with megatron_on_cpu():
+        case = Case(Layout(), "float32")
+        trainer = build_trainer(rank, world_size, model, model, case)
+        trainer.step(examples(case))
+        other = build_model(trainer.student.shape, trainer.world.groups, torch.float32)
+        models = {"student": trainer.student.chunks, "average": [other]}
+        with mock.patch.object(Trainer, "models", models), torch.no_grad():
+            for weight in other.parameters():
+                weight.fill_(0.5)
+            save_checkpoint(checkpoints, 1, trainer)
+            for weight in other.parameters():
+                weight.fill_(7)
+            load_checkpoint(checkpoints, 1, trainer)
+        keys = Checkpoint(folder_of(checkpoints, 1)).shapes
+        values = {float(value) for weight in other.parameters() for value in weight.unique()}
+        return values, sorted({key.split(".")[0] for key in keys})
+
+
+def test_another_model_that_training_changes_is_in_the_checkpoint_under_its_name(pool, tmp_path):
+    model = make_tiny_qwen3(tmp_path / "model", seed=1, num_hidden_layers=2)
+    ((values, prefixes),) = pool.run(save_another_model, 1, tmp_path / "checkpoints", model)
+    assert values == {0.5}
+    assert prefixes == ["average", "decoder", "embedding", "optimizer", "output_layer"]

@@ -21,7 +21,15 @@ from torch.distributed.checkpoint.metadata import (
     MetadataIndex,
     TensorProperties,
 )
-from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import (
+    SavePlan,
+    SavePlanner,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from paced_megatron.models.distributed_checkpoint import saved_bytes, without_checksums
 from paced_megatron.training.checkpoints.blocks import Block
@@ -57,6 +65,20 @@ def _item(block: Block) -> WriteItem:
     return WriteItem(_index(block), WriteItemType.SHARD, tensor_data=data)
 
 
+class _Writer(dcp.FileSystemWriter):
+    """Raises what the disk said. torch.save puts an error of its own before it, and an exception loses its
+    causes on the way to the other ranks."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            raise (cause or error) from None
+
+
 def write_blocks(folder: Path, blocks: Sequence[Block], empty: Sequence[str]) -> None:
     """Write this rank's part as `__RANK_0.distcp`, and on rank 0 `.metadata`; fsynced. A collective.
 
@@ -66,12 +88,9 @@ def write_blocks(folder: Path, blocks: Sequence[Block], empty: Sequence[str]) ->
     planner = _Planner([block for block in blocks if block.written], empty)
     try:
         with without_checksums():
-            dcp.save({}, storage_writer=dcp.FileSystemWriter(folder), planner=planner)
+            dcp.save({}, storage_writer=_Writer(folder), planner=planner)
     except CheckpointException as error:
         for failure, _ in error.failures.values():
-            cause: BaseException | None = failure
-            while cause is not None and not isinstance(cause, OSError):
-                cause = cause.__cause__ or cause.__context__
-            if cause is not None:
-                raise cause from error
+            if isinstance(failure, OSError):
+                raise failure from None
         raise RuntimeError(str(error)) from error  # torch's own is no Exception
