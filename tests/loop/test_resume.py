@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loop.recipes import TRAIN_ITERS, records, run_paced, write_recipe
+from loop.recipes import QUICKSTART, TRAIN_ITERS, records, run_paced, write_recipe
+from paced_megatron.models.convert import to_hugging_face
 
 pytestmark = pytest.mark.parallel
 NEWEST, BEFORE = "iter_0000006", "iter_0000004"  # save_interval is 2
@@ -45,6 +46,14 @@ def test_the_link_best_names_the_checkpoint_of_the_highest_held_out_accuracy(who
     best = os.readlink(run / "stage-1" / "checkpoints" / "best")
     assert accuracy[int(best.removeprefix("iter_"))] == max(accuracy.values())
     assert (run / "stage-1" / "checkpoints" / best / "manifest.json").exists()
+
+
+def test_the_converter_makes_of_a_checkpoint_what_the_run_exported(whole, tmp_path):
+    stage = whole.parent / "run" / "stage-1"
+    to_hugging_face(stage / "checkpoints" / NEWEST, tmp_path / "hf", source=QUICKSTART / "student")
+    made, exported = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", stage / "hf"))
+    assert made.keys() == exported.keys()
+    assert all(torch.equal(made[name], tensor) for name, tensor in exported.items())
 
 
 def test_a_damaged_checkpoint_is_named_and_the_run_ends_with_the_same_weights(whole):
