@@ -17,7 +17,8 @@ pytestmark = pytest.mark.parallel
 ROWS = [
     Row("one process", {}, {"lr": 1e-2}),
     Row("TP 2", {TP: 2}, {"lr": 1e-2}),
-    Row("DP 2, distributed optimizer", {DP: 2, **ZERO}, {"lr": 1e-2}),
+    # Tied: here the ranks' shares meet within a parameter, and within one of its rows.
+    Row("DP 2, distributed optimizer", {DP: 2, **ZERO}, {"lr": 1e-2}, models="tied"),
     Row("DP 2, overlapped, bf16", {DP: 2, **OVERLAP}, {**ONE, "params_dtype": "bfloat16", "lr": 1e-2}),
     Row("bf16", {}, {"params_dtype": "bfloat16", "lr": 1e-2}),
     Row("TP 2, SP, PP 2, VPP 2, tied", {TP: 2, PP: 2, VPP: 2, **SP}, {**PACKED, "lr": 1e-2}, models="tied"),
