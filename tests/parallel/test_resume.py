@@ -29,7 +29,7 @@ CASES = {
         Row("DP 2, overlapped", {DP: 2, **OVERLAP}, LR, models="tied"),
         [Row("PP 2, VPP 2", {PP: 2, VPP: 2}), Row("one process")],
     ),
-    "bf16": (Row("DP 2, ZeRO", {DP: 2, **ZERO}, BF16), [Row("TP 2", {TP: 2})]),
+    "bf16": (Row("DP 2, ZeRO", {DP: 2, **ZERO}, BF16), [Row("TP 2", {TP: 2}), Row("DP 2", {DP: 2})]),
 }
 REAL_ROWS = 260  # of the vocabulary, in texts(); the padding behind them depends on TP
 
