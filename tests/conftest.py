@@ -36,6 +36,8 @@ LONG_FILES = (
     "loop/test_compare.py",
     "divergence/test_fused.py",
     "loop/test_kills.py",
+    "loop/test_signals.py",
+    "loop/test_full_disk.py",
     "loop/test_loop.py",
     "tools/test_convert.py",
     "parallel/test_layouts.py",
