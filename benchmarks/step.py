@@ -192,7 +192,7 @@ def measure(job: Callable[[], Any], trainer: Trainer, bare: Bare) -> dict[str, f
     bare.head_s = float(head)
     return {
         "seconds": seconds,
-        "loss_s": trainer.timers.seconds(CPU)["loss"],
+        "loss_s": trainer.timers.seconds(CPU)[0]["loss"],
         "cores_busy": busy / seconds,
         "load": os.getloadavg()[0],
     }

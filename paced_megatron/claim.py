@@ -14,8 +14,8 @@ from paced_megatron.report.environment import write_environment
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.files import sweep_leftovers, write_atomically
 
-# The folder may be moved, and servers come and go.
 _MAY_DIFFER = (
+    # The folder may be moved, and servers come and go.
     "run_dir",
     "problems.verifier.workers",
     "rollout.urls",
@@ -24,6 +24,21 @@ _MAY_DIFFER = (
     "rollout.colocate",
     "rollout.concurrency",
     "rollout.request_timeout_s",
+    # How the work is shared out and what fits into memory: the same sums in another order (docs/resume.md).
+    "parallel",
+    "teacher.tensor_model_parallel_size",
+    "teacher.pipeline_model_parallel_size",
+    "teacher.offload",
+    "teacher.cache",
+    "training.micro_batch_size",
+    "training.pack_length",
+    "training.recompute_granularity",
+    "training.recompute_num_layers",
+    "training.loss_workspace_mb",
+    # What is kept and shown, not what is trained.
+    "training.save_interval",
+    "training.keep_checkpoints",
+    "logging",
 )
 
 
@@ -50,7 +65,7 @@ def check_run_folder(folder: RunFolder, config: Config, inputs: Inputs) -> None:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise UserError(
             f"{folder.path} holds a run of another configuration: {shown}{more}; choose another run_dir, or "
-            f"go back to {folder.config}"
+            f"go back to {folder.config}. Layout, memory, servers and saving may change (docs/resume.md)"
         )
     check_shared(folder)
     if folder.problems.exists() and folder.problems.read_text(encoding="utf-8") != _problem_lines(inputs):

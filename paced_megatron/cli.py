@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from paced_megatron.commands import check_rollout, compare, convert, phases, plan, report
 from paced_megatron.errors import UserError
-from paced_megatron.exit_codes import INTERRUPTED, USER_ERROR
+from paced_megatron.exit_codes import INTERRUPTED, STOPPED, USER_ERROR
+from paced_megatron.runtime.files import cannot_write
+from paced_megatron.runtime.signals import Stopped
 
 COMMANDS = (phases, plan, compare, report, convert, check_rollout)  # in the order of `--help`
 
@@ -35,7 +37,8 @@ examples:
       report.html of a run, or of an experiment
 
 Keys and defaults: docs/configuration.md.
-Exit codes: 0 done, 1 failed, 2 a mistake in the input, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 a mistake in the input, 75 stopped by SIGTERM or SIGUSR1 with everything
+saved (start the same command again), 130 interrupted.
 """
 
 
@@ -52,10 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if shows_errors:
             print(f"paced: {error}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:  # where no writer of ours has told it, as a log's
+        if (told := cannot_write(error)) is None:
+            raise
+        if shows_errors:
+            print(f"paced: {told}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         if shows_errors:
             print("paced: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+    except Stopped as stopped:
+        if shows_errors:
+            print(f"paced: {stopped}", file=sys.stderr)
+        return STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:

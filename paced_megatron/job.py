@@ -46,6 +46,11 @@ class Job:
         """Print a warning, also where little else is printed; on rank 0 only."""
         warn(self.console, f"warning: {text}")
 
+    def stop_if_asked(self, saved: str) -> None:
+        """Raise Stopped on every rank where one was asked to stop; `saved`: what is on disk. Before something
+        that takes its time, where nothing would be lost."""
+        self.world.lead.stop_if_asked(saved)
+
     def stage_folder(self, number: int) -> StageFolder:
         return self.folder.stage(number)
 
@@ -75,4 +80,8 @@ def job_engine(config: Config, inputs: Inputs, logs: Path, world: World, console
         warn(console, text)
 
     folders = inputs.student_folder, inputs.teacher_folder or inputs.student_folder
-    return JobEngine(EngineSetting(config.rollout, world.device, *folders, logs=logs, say=say))
+
+    def check() -> None:
+        world.lead.stop_work_if_asked("what was made before is kept")
+
+    return JobEngine(EngineSetting(config.rollout, world.device, *folders, logs=logs, say=say, check=check))

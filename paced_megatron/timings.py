@@ -37,7 +37,8 @@ class Timing:
 
 
 def append_timing(path: Path, timing: Timing) -> None:
-    """Add a line; it is on the disk when this returns."""
+    """Add a line; it is on the disk when this returns. A line that a kill has torn is cut off before."""
+    read_jsonl(path, cut_torn_tail=True)
     append_lines(path, [json.dumps(asdict(timing))])
 
 

@@ -38,6 +38,8 @@ LONG_FILES = (
     "loop/test_kills.py",
     "loop/test_on_policy.py",
     "loop/test_two_stage.py",
+    "loop/test_signals.py",
+    "loop/test_full_disk.py",
     "loop/test_loop.py",
     "tools/test_convert.py",
     "parallel/test_layouts.py",

@@ -14,6 +14,7 @@ from paced_megatron.commands.options import add_overrides
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE
 from paced_megatron.runtime.launch import already_launched, launch
+from paced_megatron.runtime.signals import listening, stop_if_asked
 
 if TYPE_CHECKING:
     from paced_megatron.experiments.experiment import Experiment
@@ -70,16 +71,19 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from paced_megatron.inputs import read_inputs
     from paced_megatron.progress import console_for
 
-    inputs, world_size = read_inputs(experiment.base), experiment.base.world_size
-    if not already_launched():
-        check_experiment(experiment, inputs)
-        if not missing_runs(experiment):
-            print("all of these runs are there already")
-            finish(experiment.run_dir, console_for(0))
-            return DONE
-        if world_size > 1:
-            return launch(argv, world_size, log_dir=experiment.folder.logs)
-    return _work_as_rank(experiment, inputs)
+    world_size = experiment.base.world_size
+    with listening():
+        inputs = read_inputs(experiment.base)
+        if not already_launched():
+            check_experiment(experiment, inputs)
+            if not missing_runs(experiment):
+                print("all of these runs are there already")
+                finish(experiment.run_dir, console_for(0))
+                return DONE
+        if already_launched() or world_size == 1:
+            return _work_as_rank(experiment, inputs)
+        stop_if_asked("nothing was begun")
+    return launch(argv, world_size, log_dir=experiment.folder.logs)
 
 
 def _work_as_rank(experiment: Experiment, inputs: Inputs) -> int:

@@ -15,6 +15,7 @@ from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.launch import already_launched, launch
+from paced_megatron.runtime.signals import listening, stop_if_asked
 
 if TYPE_CHECKING:
     from paced_megatron.inputs import Inputs
@@ -89,13 +90,15 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from paced_megatron.claim import check_run_folder
     from paced_megatron.inputs import read_inputs
 
-    inputs, folder = read_inputs(config), RunFolder(config.run_dir)
-    if not already_launched():
-        # What is wrong is found here, before processes are started and models loaded.
-        check_run_folder(folder, config, inputs)
-        if config.world_size > 1:
-            return launch(argv, config.world_size, log_dir=folder.logs)
-    return _work_as_rank(config, inputs, verb, stages)
+    with listening():
+        inputs, folder = read_inputs(config), RunFolder(config.run_dir)
+        if not already_launched():
+            # What is wrong is found here, before processes are started and models loaded.
+            check_run_folder(folder, config, inputs)
+        if already_launched() or config.world_size == 1:
+            return _work_as_rank(config, inputs, verb, stages)
+        stop_if_asked("nothing was begun")
+    return launch(argv, config.world_size, log_dir=folder.logs)
 
 
 def _stages(config: Config, only: int | None) -> list[int]:

@@ -67,6 +67,9 @@ class TrainingConfig:
     save_interval: Annotated[
         int, Key("steps between checkpoints; the last step is always saved", at_least=1)
     ] = 50
+    keep_checkpoints: Annotated[
+        int, Key("how many of the newest checkpoints are kept, beside the best", at_least=1)
+    ] = 2
     loss_workspace_mb: Annotated[
         int | None,
         Key(

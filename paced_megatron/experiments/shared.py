@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import RunFolder
-from paced_megatron.runtime.files import sha256, write_atomically
+from paced_megatron.runtime.files import copy_atomically, sha256, write_atomically
 
 _NOT_SHARED = ("pass_rates.jsonl",)  # each arm weighs for itself
 
@@ -86,6 +85,4 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        temporary = target.with_name(f"{target.name}.copying")
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        copy_atomically(source, target)

@@ -31,6 +31,8 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from paced_megatron.errors import UserError
 from paced_megatron.models.checkpoint_metadata import CONFIG, FORMAT, MetadataReader
 
+COMMON = "common.pt"
+
 
 class Checkpoint:
     """A checkpoint's tensors by key, read piece by piece, whatever the layout that wrote them.
@@ -84,7 +86,17 @@ class Checkpoint:
         shape = self.shapes[key]
         start = (0,) * len(shape) if layer is None else (layer, *[0] * (len(shape) - 1))
         size = shape if layer is None else (1, *shape[1:])
-        tensor, filled = self.scratch.empty(size, self.dtype(key)), 0
+        tensor = self.scratch.empty(size, self.dtype(key))
+        self.read_into(tensor, key, start)
+        return tensor if layer is None else tensor[0]
+
+    def read_into(self, tensor: Tensor, key: str, start: Sequence[int]) -> None:
+        """Fill `tensor` with the box of its size that begins at `start` in the whole.
+
+        Raises:
+            UserError: as `read`.
+        """
+        size, filled = tuple(tensor.shape), 0
         for chunk in self._tensors[key].chunks:
             begin = tuple(map(max, chunk.offsets, start))
             end = tuple(map(min, _plus(chunk.offsets, chunk.sizes), _plus(start, size)))
@@ -96,7 +108,6 @@ class Checkpoint:
             filled += target.numel()
         if filled != tensor.numel():
             raise UserError(f"{self.folder}: {key}: the checkpoint doesn't hold all of it")
-        return tensor if layer is None else tensor[0]
 
     def _read_chunk(
         self, key: str, chunk: ChunkStorageMetadata, part: tuple[slice, ...], target: Tensor
@@ -112,8 +123,8 @@ class Checkpoint:
                 view = cast(IO[bytes], _create_file_view(file, place.offset, place.length))
                 # Without its bytes first. An unpickler of torch's own, which makes tensors and no more.
                 saved = torch.load(view, map_location="meta", weights_only=True)
-                self._check_saved(saved, key, chunk)
-                if target.shape == saved.shape and target.is_contiguous() and _in_one_run(saved):
+                self._checksaved_bytes(saved, key, chunk)
+                if target.shape == saved.shape and _is_plain(target) and _in_one_run(saved):
                     view.seek(0)
                     archive: Any = torch._C.PyTorchFileReader(view)
                     file.seek(place.offset + archive.get_record_offset("data/0"))
@@ -126,7 +137,7 @@ class Checkpoint:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: {key} can't be read ({reason})") from None
 
-    def _check_saved(self, saved: Any, key: str, chunk: ChunkStorageMetadata) -> None:
+    def _checksaved_bytes(self, saved: Any, key: str, chunk: ChunkStorageMetadata) -> None:
         if not isinstance(saved, Tensor) or saved.shape != chunk.sizes or saved.dtype != self.dtype(key):
             raise ValueError("it is not what the checkpoint's metadata says")
 
@@ -162,6 +173,11 @@ def _in_one_run(saved: Tensor) -> bool:
         and saved.storage_offset() == 0
         and saved.untyped_storage().nbytes() == saved.nbytes
     )
+
+
+def _is_plain(target: Tensor) -> bool:
+    """Whether bytes from a file can be put straight into it."""
+    return target.is_contiguous() and target.device.type == "cpu"
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -226,24 +242,29 @@ def write_checkpoint(
         common: what is no tensor; every rank reads it whole.
     """
     writer = FileSystemWriter(folder, sync_files=False)  # whoever makes the folder whole syncs it
-    planner = _Planner([piece for group in groups for piece in group], _saved([None]))
+    planner = _Planner([piece for group in groups for piece in group], saved_bytes([None]))
     nothing = [WriteItem(MetadataIndex(key), WriteItemType.BYTE_IO) for key in empty_objects]
     plans = [SavePlan(nothing), *(SavePlan([piece.item for piece in group]) for group in groups)]
     plans, metadata = create_default_global_save_plan(plans)
     writer.set_up_storage_writer(True)
     results = []
-    with _without_checksums():
+    with without_checksums():
         for plan in writer.prepare_global_plan(plans):
             results.append(writer.write_data(plan, planner).wait())
-    (folder / "common.pt").write_bytes(_saved(dict(common)))
     writer.finish(metadata, results)
+    write_common(folder, common)
+
+
+def write_common(folder: Path, common: Mapping[str, Any]) -> None:
+    """The two files by which Megatron's loader knows a checkpoint of the format."""
     config = {"sharded_backend": FORMAT, "sharded_backend_version": 1}
     config |= {"common_backend": "torch", "common_backend_version": 1}
+    (folder / COMMON).write_bytes(saved_bytes(dict(common)))
     (folder / CONFIG).write_text(json.dumps(config))
 
 
 @contextmanager
-def _without_checksums() -> Iterator[None]:
+def without_checksums() -> Iterator[None]:
     """torch.save adds a CRC-32 that torch.load never looks at, and that takes eight times as long as the
     writing."""
     before = torch.serialization.get_crc32_options()
@@ -254,7 +275,7 @@ def _without_checksums() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def _saved(thing: Any) -> bytes:
+def saved_bytes(thing: Any) -> bytes:
     file = io.BytesIO()
     torch.save(thing, file)
     return file.getvalue()

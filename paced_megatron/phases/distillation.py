@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 
 from paced_megatron.errors import UserError
@@ -10,14 +9,15 @@ from paced_megatron.job import Job
 from paced_megatron.models.folder import save_folder
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.pacing import PassRate, read_pass_rates, read_weights
-from paced_megatron.phases.evaluation import evaluate, is_measured
+from paced_megatron.phases.evaluation import evaluate, is_measured, note_best
 from paced_megatron.phases.needs import read_recorded, student_before
 from paced_megatron.phases.on_policy import OnPolicyText
 from paced_megatron.phases.rollouts import problems_to_respond_to
 from paced_megatron.phases.snapshot import save_snapshot
 from paced_megatron.rollout.attempts import Attempt
 from paced_megatron.rollout.requests import attempt_seed
-from paced_megatron.training.checkpoints import latest_iteration, load_model_weights
+from paced_megatron.runtime.files import remove_folder
+from paced_megatron.training.checkpoints import load_model_weights, newest_whole
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import train_stage
 from paced_megatron.training.order import paced_batches
@@ -32,9 +32,14 @@ def train(job: Job, number: int) -> None:
     """Distil the teacher into the student on weighted text, stored or its own: checkpoints/ and
     metrics.jsonl."""
     folder, stage, config = job.stage_folder(number), job.stage(number), job.config
-    done = job.world.lead.agree(latest_iteration(folder.checkpoints))
+    if job.world.lead.agree(folder.student.exists()):
+        return job.say(f"stage {number}: trained already (exported to {folder.student})")
+    done = newest_whole(folder.checkpoints, job.warn)
     if done >= stage.train_iters:
         return job.say(f"stage {number}: trained already ({done} steps)")
+    job.stop_if_asked(f"stage {number}: {done} of {stage.train_iters} steps are trained")
+    # A run may have been killed between an evaluation and this; no checkpoint is removed before.
+    job.world.lead.alone(lambda: note_best(job, number), "looking for the best checkpoint")
     source = TEXTS[stage.text](job, number)
     student_folder, _ = student_before(job, number)
     trainer = Trainer.from_folders(
@@ -50,12 +55,12 @@ def train(job: Job, number: int) -> None:
 
     def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
         snapshot = folder.snapshot(step)
-        if job.world.lead.agree(is_measured(job, number, step)):
-            return
-        save_snapshot(job, student, snapshot)
-        with trainer.asleep():
-            evaluate(job, number, step, snapshot)
-        job.world.lead.alone(lambda: shutil.rmtree(snapshot), "clearing up after an evaluation")
+        if not job.world.lead.agree(is_measured(job, number, step)):
+            save_snapshot(job, student, snapshot)
+            with trainer.asleep():
+                evaluate(job, number, step, snapshot)
+        # Also what a run left that was killed right here.
+        job.world.lead.alone(lambda: remove_folder(snapshot), "clearing up after an evaluation")
 
     train_stage(
         trainer,
@@ -65,10 +70,9 @@ def train(job: Job, number: int) -> None:
         evaluate_every=config.evaluation.every if job.inputs.test else 0,
         on_evaluation=evaluate_snapshot,
         console=job.console,
-        writers=_writers(job, number),
+        writers=_writers(job, number, done),
     )
-    if job.world.is_lead:
-        shutil.rmtree(folder.policy, ignore_errors=True)
+    job.world.lead.alone(lambda: remove_folder(folder.policy), "clearing up after the rollouts")
 
 
 def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> TeacherCache | None:
@@ -99,7 +103,7 @@ def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> Teache
     return cache
 
 
-def _writers(job: Job, number: int) -> list[Writer]:
+def _writers(job: Job, number: int, done: int) -> list[Writer]:
     if not job.world.is_lead:
         return []
     weights = read_weights(job.stage_folder(number).pass_rates)
@@ -108,7 +112,7 @@ def _writers(job: Job, number: int) -> list[Writer]:
         "k0": sum(rate.correct == 0 for rate in left_out),
         "kK": sum(rate.correct == rate.attempts for rate in left_out),
     }
-    return open_writers(job.config.logging, job.folder.path, number, dropped)
+    return open_writers(job.config.logging, job.folder.path, number, dropped, done)
 
 
 def _pass_rates(job: Job, number: int) -> list[PassRate]:
@@ -120,12 +124,13 @@ def export(job: Job, number: int) -> None:
     folder = job.stage_folder(number)
     if job.world.lead.agree(folder.student.exists()):
         return job.say(f"stage {number}: exported already ({folder.student})")
-    done = job.world.lead.agree(latest_iteration(folder.checkpoints))
+    done = newest_whole(folder.checkpoints, job.warn)
     if done < job.stage(number).train_iters:
         raise UserError(
             f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
             "train` first"
         )
+    job.stop_if_asked(f"stage {number}: all {done} steps are trained")
     shape, chunks = load_chunks(
         job.inputs.student_folder,
         job.world.groups,

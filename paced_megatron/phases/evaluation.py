@@ -8,6 +8,7 @@ from pathlib import Path
 from paced_megatron.evaluation.accuracy import (
     FORGETTING,
     GREEDY,
+    SAMPLED,
     TEST,
     EvaluationRow,
     add_row,
@@ -23,6 +24,7 @@ from paced_megatron.phases.needs import require, student_before
 from paced_megatron.phases.rollouts import rollout_sampling, sample
 from paced_megatron.report.table import evaluation_table
 from paced_megatron.rollout.engine import Sampling
+from paced_megatron.training.checkpoints import mark_best
 
 
 def evaluate_before(job: Job, number: int) -> None:
@@ -71,8 +73,20 @@ def evaluate(job: Job, number: int, step: int, weights: Path) -> None:
                 row = _measured(job, number, step, weights, problem_set, decoding)
                 add_row(job.folder.evaluation, row)
                 job.say(f"stage {number}, step {step}: {_accuracy(row)}")
+        note_best(job, number)
 
     job.world.lead.alone(work, f"evaluation at step {step} of stage {number}")
+
+
+def note_best(job: Job, number: int) -> None:
+    """Let the stage's link `checkpoints/best` name the checkpoint of the highest accuracy on the held-out
+    problems, by evaluation.json. Rank 0 only."""
+    accuracies = {
+        row.step: row.accuracy
+        for row in read_rows(job.folder.evaluation)
+        if (row.stage, row.problem_set, row.decoding) == (number, TEST, SAMPLED)
+    }
+    mark_best(job.stage_folder(number).checkpoints, accuracies)
 
 
 def is_measured(job: Job, number: int, step: int) -> bool:

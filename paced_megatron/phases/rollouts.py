@@ -146,6 +146,11 @@ def sample(
     verifier, tokenizer = job.verifier, job.inputs.tokenizer
     correct, truncated, tokens, started = 0, 0, 0, time.perf_counter()
     what = f"stage {number}: {PHASE_NAMES[phase]}{detail}"
+
+    def stop_if_asked(done: int) -> None:
+        job.world.lead.stop_work_if_asked(f"{what}: {done} of {len(requests)} attempts are in {path}")
+
+    stop_if_asked(len(recorded))
     with (
         job.engine(weights, version) as engine,
         track(
@@ -164,8 +169,12 @@ def sample(
             truncated += sum(attempt.outcome is Outcome.TRUNCATED for attempt in new)
             tokens += sum(len(attempt.token_ids) for attempt in new if attempt.key not in recorded)
             rate = f"{tokens / (time.perf_counter() - began):.0f}"
-            shares = {"correct": f"{correct / done:.0%}", "truncated": f"{truncated / done:.0%}"}
+            shares = {
+                "correct": f"{correct / max(done, 1):.0%}",
+                "truncated": f"{truncated / max(done, 1):.0%}",
+            }
             bar.advance(done - bar.done, **shares, **{"tokens/s": rate})
+            stop_if_asked(done)
 
         attempts = collect_attempts(
             engine,

@@ -12,7 +12,7 @@ from pathlib import Path
 from paced_megatron.errors import UserError
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.rollout.engine import Key
-from paced_megatron.runtime.files import DISK_FULL, append_lines
+from paced_megatron.runtime.files import append_lines
 
 log = logging.getLogger(__name__)
 
@@ -84,19 +84,11 @@ def append_attempts(path: Path, attempts: Sequence[Attempt]) -> None:
 
     If the write fails half-way (a full disk, Ctrl-C) the file is cut back to what it was.
 
-    Raises UserError where the disk is full.
+    Raises UserError where the disk is full, or may not be written.
     """
-    if not attempts:
-        return
-    try:
+    if attempts:
         path.parent.mkdir(parents=True, exist_ok=True)
         append_lines(path, [attempt.to_json() for attempt in attempts])
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise UserError(
-            f"{path}: the disk is full: make room and start the run again, which goes on from here"
-        ) from error
 
 
 def read_attempts(path: Path) -> list[Attempt]:

@@ -70,7 +70,8 @@ class RolloutEngine(Protocol):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, skip: Collection[Key] = ()
     ) -> Iterator[list[Completion]]:
-        """Yield completions in units that are recorded whole; `requests` are always all of the phase.
+        """Yield completions in units that are recorded whole; `requests` are always all of the phase. An
+        empty unit says that the engine waits, so that its caller can look whether to go on.
 
         `skip` holds the keys of what is recorded already. An engine may make some of these again (the
         embedded one does, when a unit was recorded in part); it yields every other request exactly once.

@@ -25,7 +25,8 @@ class EngineSetting:
 
     Attributes:
         device: rank 0's; student, teacher: their folders; logs: where a server that we start writes its log;
-        say: prints a line that has to be seen.
+        say: prints a line that has to be seen; check: raises where the job has been asked to stop, for an
+            engine that waits.
     """
 
     rollout: RolloutConfig
@@ -34,6 +35,7 @@ class EngineSetting:
     teacher: Path
     logs: Path
     say: Callable[[str], None]
+    check: Callable[[], None] = lambda: None
 
 
 # name in `rollout.engine` -> engine without weights
@@ -45,6 +47,7 @@ ENGINES: dict[str, Callable[[EngineSetting], RolloutEngine]] = {
         teacher=setting.teacher,
         logs=setting.logs,
         say=setting.say,
+        check=setting.check,
     ),
 }
 

@@ -21,6 +21,12 @@ from typing import Any
 from paced_megatron.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of OSError.errno
+# What keeps a file from being written that a person can mend, and how.
+NOT_WRITABLE = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the quota is used up: make room",
+    errno.EROFS: "the file system is read-only: make it writable",
+}
 LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{8}$")
 
 
@@ -30,8 +36,43 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cannot_write(error: BaseException, path: Path | None = None) -> UserError | None:
+    """The line for a disk that is full or may not be written, also where a library has put an error of its
+    own before the disk's; None for any other error."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno in NOT_WRITABLE):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    assert isinstance(cause, OSError) and cause.errno is not None
+    where = path if path is not None else cause.filename
+    return UserError(
+        f"{where or 'the run'}: {NOT_WRITABLE[cause.errno]} and start the run again, which goes on from here"
+    )
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Raise UserError where the block fails because the disk is full or may not be written."""
+    try:
+        yield
+    except OSError as error:
+        if (told := cannot_write(error, path)) is None:
+            raise
+        raise told from error
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` (text as UTF-8) to `path`, which holds its old or its new content at every moment."""
+    """Write `content` (text as UTF-8) to `path`, which holds its old or its new content at every moment.
+
+    Raises:
+        UserError: the disk is full, or may not be written.
+    """
+    with _told(path):
+        _write_atomically(path, content)
+
+
+def _write_atomically(path: Path, content: str | bytes) -> None:
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
@@ -45,6 +86,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     _fsync_folder(path.parent)
 
 
+def copy_atomically(source: Path, path: Path) -> None:
+    """Let `path` be a copy of the file `source`, whole or not at all. Raises UserError as above."""
+    temporary = _temporary(path)
+    with _told(path):
+        try:
+            shutil.copyfile(source, temporary)
+            _fsync(temporary, os.O_RDONLY)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _fsync_folder(path.parent)
+
+
 @contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; when the block ends well it becomes `path`, whole, and on disk.
@@ -56,9 +111,16 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `path` is there, and `replace` is False.
+        UserError: the disk is full, or may not be written.
     """
     if path.exists() and not replace:
         raise FileExistsError(f"{path} is there already")
+    with _told(path), _atomic_folder(path, replace) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _atomic_folder(path: Path, replace: bool) -> Iterator[Path]:
     temporary, old = _temporary(path), _temporary(path)
     temporary.mkdir()
     try:
@@ -74,6 +136,19 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         raise
     _fsync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def make_whole(partial: Path, path: Path) -> None:
+    """Give the filled folder `partial` its name, by one rename, when all of it is on disk."""
+    _fsync_tree(partial)
+    os.rename(partial, path)
+    _fsync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; nothing happens where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
 
 
 def sweep_leftovers(folder: Path) -> list[Path]:
@@ -99,10 +174,16 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     Raises:
         ValueError: a line holds a newline; or the file ends in a torn line (see `read_jsonl`), to which the
             first of these would stick.
+        UserError: the disk is full, or may not be written.
     """
     lines = list(lines)
     if any("\n" in line for line in lines):
         raise ValueError(f"{path}: a line with a newline in it would be two")
+    with _told(path):
+        _append_lines(path, lines)
+
+
+def _append_lines(path: Path, lines: list[str]) -> None:
     is_new = not path.exists()
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)

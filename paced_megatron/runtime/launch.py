@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paced_megatron.exit_codes import USER_ERROR
+from paced_megatron.exit_codes import STOPPED, USER_ERROR
+from paced_megatron.runtime.signals import SAME_REQUEST_S, STOP_SIGNALS
 
 STOP_GRACE_S = 20.0  # after Ctrl-C, for a clean end
 FAILURE_GRACE_S = 5.0  # after one rank failed, for the others to end by themselves
@@ -65,13 +66,16 @@ def launch(
     without a folder, to files that are deleted at the end); when one of them is the first to fail, its last
     lines are shown on stderr.
 
-    Ctrl-C, SIGTERM and SIGHUP reach every rank once, as SIGINT; a second one, or 20 seconds without an end,
-    kills them. When a rank fails the others have 5 seconds to end by themselves. When this process is killed
-    they die with it (Linux). To be called from the main thread, the only one that may handle signals.
+    Ctrl-C and SIGHUP reach every rank once, as SIGINT; a second one, or 20 seconds without an end, kills
+    them. SIGTERM and SIGUSR1 reach every rank as what they are (runtime/signals.py): they end by themselves,
+    in whatever time a step and a checkpoint take; a second one kills them. When a rank fails the others have
+    5 seconds to end by themselves. When this process is killed they die with it (Linux). To be called from
+    the main thread, the only one that may handle signals.
 
     Returns:
         0; or the code of the rank that failed first (2 for a user's mistake; 128 + N for a rank killed by
-        signal N); or 130 after Ctrl-C (143 after SIGTERM, 129 after SIGHUP).
+        signal N); or 75 where the ranks have stopped because they were asked to; or 128 + N where the second
+        signal N had to kill them, or Ctrl-C (130) or SIGHUP (129) came.
     """
     with contextlib.ExitStack() as stack:
         if log_dir is None:
@@ -97,12 +101,13 @@ class _Job:
     world_size: int
     log_dir: Path
     ranks: list[_Rank] = field(default_factory=list)
-    signals: list[int] = field(default_factory=list)  # that came; the first one ends the job
+    signals: list[tuple[int, float]] = field(default_factory=list)  # that came, and when
+    handed_on: bool = False  # whether the ranks have been sent the first of them
     deadline: float = float("inf")  # when what still runs is killed
 
     def start(self) -> None:
         port = free_port()
-        die_with_me = die_with(os.getpid())
+        die_with_me = _prepared(os.getpid())
         for rank in range(self.world_size):
             self.ranks.append(self._start_rank(rank, port, die_with_me))
 
@@ -125,34 +130,63 @@ class _Job:
 
     def wait(self) -> int:
         failed: int | None = None  # the rank that failed first
-        interrupted = False
+        killed_by: int | None = None  # the signal after which we killed them
+        late = False
         while any(rank.process.poll() is None for rank in self.ranks):
-            if self.signals and not interrupted:
-                interrupted = True
-                self._interrupt()
-            elif failed is None and not interrupted:
+            self._hand_on()
+            if failed is None and not self._interrupted:
                 failed = self._first_failed()
                 if failed is not None:
                     self.deadline = time.monotonic() + FAILURE_GRACE_S
-            if len(self.signals) > 1 or time.monotonic() > self.deadline:
+                elif self.deadline == float("inf") and self._one_has_stopped:
+                    self.deadline = time.monotonic() + STOP_GRACE_S
+            again = self._second_signal()
+            if again is not None or time.monotonic() > self.deadline:
+                killed_by = again
+                late = failed is None and self._one_has_stopped  # it had only to leave, all is saved
                 self.kill()
             time.sleep(POLL_S)
-        if self.signals:
-            return 128 + self.signals[0]
-        failed = self._first_failed() if failed is None else failed
+        if self._interrupted or killed_by is not None:
+            return 128 + (self.signals[0][0] if killed_by is None else killed_by)
+        failed = self._first_failed() if failed is None and not late else failed
         if failed is None:
-            return 0
+            return STOPPED if self._one_has_stopped else 0
         self._explain(failed)
         return _exit_code(self.ranks[failed].process)
 
     def _first_failed(self) -> int | None:
-        return next((number for number, rank in enumerate(self.ranks) if rank.process.poll()), None)
+        codes = enumerate(rank.process.poll() for rank in self.ranks)
+        return next((number for number, code in codes if code not in (None, 0, STOPPED)), None)
 
-    def _interrupt(self) -> None:
-        self.deadline = time.monotonic() + STOP_GRACE_S
+    @property
+    def _one_has_stopped(self) -> bool:
+        return any(rank.process.poll() == STOPPED for rank in self.ranks)
+
+    @property
+    def _interrupted(self) -> bool:
+        """Whether the first thing that came was Ctrl-C or SIGHUP."""
+        return bool(self.signals) and self.signals[0][0] not in STOP_SIGNALS
+
+    def _hand_on(self) -> None:
+        """Send the ranks the first signal that came: as it is, or SIGINT, which has 20 seconds."""
+        if not self.signals or self.handed_on:
+            return
+        number = self.signals[0][0]
+        self.handed_on = True
+        if self._interrupted:
+            number, self.deadline = signal.SIGINT, time.monotonic() + STOP_GRACE_S
         for rank in self.ranks:
             if rank.process.poll() is None:
-                rank.process.send_signal(signal.SIGINT)
+                rank.process.send_signal(number)
+
+    def _second_signal(self) -> int | None:
+        """The second one that came. Stop signals that come together are one request (runtime/signals.py)."""
+        for number, when in self.signals[1:]:
+            first, first_at = self.signals[0]
+            together = number in STOP_SIGNALS and first in STOP_SIGNALS and when - first_at <= SAME_REQUEST_S
+            if not together:
+                return number
+        return None
 
     def kill(self) -> None:
         """Kill what still runs, and what it has started."""
@@ -209,6 +243,17 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     return env
 
 
+def _prepared(parent: int) -> Callable[[], None]:
+    """What a new rank does first: `die_with`, and keep stop signals for when it listens."""
+    ask = die_with(parent)
+
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        ask()
+
+    return prepare
+
+
 def die_with(parent: int) -> Callable[[], None]:
     """What a new process does first: ask the kernel to be killed when `parent` ends (only Linux can)."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: not between fork and exec
@@ -224,15 +269,16 @@ def die_with(parent: int) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _signals_to(came: list[int]) -> Iterator[None]:
-    """Note SIGINT, SIGTERM and SIGHUP in `came` for a while, except those that are ignored (as under nohup).
+def _signals_to(came: list[tuple[int, float]]) -> Iterator[None]:
+    """Note SIGINT, SIGHUP and the stop signals in `came`, with the time, for a while; except those that are
+    ignored (as under nohup).
 
     Only noted: a handler that waited for a process could deadlock with the wait that it interrupts.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, *STOP_SIGNALS)}
     taken = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
     for number in taken:
-        signal.signal(number, lambda signum, frame: came.append(signum))
+        signal.signal(number, lambda signum, frame: came.append((signum, time.monotonic())))
     try:
         yield
     finally:

@@ -17,10 +17,13 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from paced_megatron.errors import UserError
+from paced_megatron.runtime.files import cannot_write
+from paced_megatron.runtime.signals import Stopped, asked_to_stop
 
 T = TypeVar("T")
 
 MAX_PAUSE_S = 0.25  # between two looks at the store
+ASKED = "asked-to-stop"  # the store's key for what another rank than 0 has heard
 READ_S = 10.0  # how long a failed rank 0 (which may serve the store) stays for the others to read its cause
 
 
@@ -47,6 +50,7 @@ class Lead:
         begin_patience_s: how long the others wait for rank 0 to come to the call at all; it shows no sign of
             life while it is still busy with something before.
         longest_pause_s: between two looks of the others at the store.
+        asked: whether this process was asked to stop, and by what.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Lead:
         patience_s: float = 60.0,
         begin_patience_s: float = 600.0,
         longest_pause_s: float = MAX_PAUSE_S,
+        asked: Callable[[], str | None] = asked_to_stop,
     ):
         if world_size > 1 and store is None:
             raise ValueError(f"{world_size} ranks need a store")
@@ -69,6 +74,7 @@ class Lead:
         self._begin_patience_s = begin_patience_s
         self._longest_pause_s = longest_pause_s
         self._calls = 0
+        self._asked = asked
 
     def alone(self, fn: Callable[[], T], what: str) -> T | None:
         """Run `fn` on rank 0, in the calling thread, and return its result; the others wait and return None.
@@ -78,6 +84,7 @@ class Lead:
         Raises:
             LeadFailed: on the other ranks, when fn raised on rank 0 or rank 0 went silent. Rank 0 raises fn's
             own exception.
+            Stopped: on all ranks, when fn raised it (see `stop_work_if_asked`).
         """
         if self.rank == 0:
             return self._lead(fn, what, shared=False)
@@ -89,6 +96,26 @@ class Lead:
         if self.rank == 0:
             return self._lead(lambda: json.loads(json.dumps(value)), "agreeing on a value", shared=True)
         return self._follow("agreeing on a value")
+
+    def stop_if_asked(self, saved: str) -> None:
+        """Raise Stopped on every rank where one of them was asked to stop. All ranks call it.
+
+        `saved` says, on rank 0, what is on disk.
+        """
+        if asked := self.agree(self._heard() if self.rank == 0 else None):
+            raise Stopped(asked, saved)
+
+    def stop_work_if_asked(self, saved: str) -> None:
+        """The same inside of `alone`, for rank 0: between two units of work, when the last one is on disk.
+        The other ranks raise Stopped too."""
+        if asked := self._heard():
+            raise Stopped(asked, saved)
+
+    def _heard(self) -> str | None:
+        """What rank 0, or another rank while it waited, was asked by: a cluster may signal one rank alone."""
+        if (asked := self._asked()) or self._store is None or self.world_size == 1:
+            return asked
+        return self._store.get(ASKED).decode() if self._store.check([ASKED]) else None
 
     def close(self, wait_s: float = 30.0) -> None:
         """Wait until every rank has read what rank 0 last posted. To be called before the store goes away.
@@ -112,10 +139,8 @@ class Lead:
             with self._heartbeat(store, self._key("beat")):
                 result = fn()
         except BaseException as error:
-            is_user_error = isinstance(error, UserError)
-            cause = str(error) if is_user_error else f"{type(error).__name__}: {error}"
-            store.set(done, json.dumps({"error": cause, "is_user_error": is_user_error}))
-            if isinstance(error, Exception):  # on Ctrl-C the others leave by themselves
+            store.set(done, json.dumps(_end_in_words(error)))
+            if isinstance(error, Exception | Stopped):  # on Ctrl-C the others leave by themselves
                 self._wait_until_read(done, READ_S)
             raise
         store.set(done, json.dumps({"value": result if shared else None}))
@@ -136,13 +161,18 @@ class Lead:
             raise LeadFailed(f"rank 0 is gone ({what}): its store does not answer ({error})") from error
         if "error" in message:
             raise LeadFailed(f"rank 0 failed ({what}): {message['error']}", message["is_user_error"])
+        if "stopped" in message:
+            raise Stopped(*message["stopped"])
         return message["value"]
 
     def _wait_for(self, store: dist.Store, done: str, what: str) -> None:
         """Return when rank 0 has posted `done`. Only looks: a `get` would end with the store's timeout."""
         beat_key = self._key("beat")
-        last_beat, last_change, pause = 0, time.monotonic(), 0.005
+        last_beat, last_change, pause, told = 0, time.monotonic(), 0.005, False
         while not store.check([done]):
+            if not told and (asked := self._asked()):
+                store.set(ASKED, asked)
+                told = True
             beat = store.add(beat_key, 0) if store.check([beat_key]) else 0
             now = time.monotonic()
             if beat != last_beat:
@@ -186,3 +216,14 @@ class Lead:
         finally:
             stop.set()
             thread.join()
+
+
+def _end_in_words(error: BaseException) -> dict[str, Any]:
+    """What the other ranks are told of how rank 0's work ended."""
+    if isinstance(error, Stopped):
+        return {"stopped": [error.asked, error.saved]}
+    if not isinstance(error, UserError):
+        error = cannot_write(error) or error
+    is_user_error = isinstance(error, UserError)
+    cause = str(error) if is_user_error else f"{type(error).__name__}: {error}"
+    return {"error": cause, "is_user_error": is_user_error}

@@ -22,6 +22,7 @@ from paced_megatron.runtime.bridge import make_bridge
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
 from paced_megatron.runtime.layout import Layout
 from paced_megatron.runtime.lead import Lead
+from paced_megatron.runtime.signals import Stopped
 from paced_megatron.runtime.teacher_groups import TeacherPlace, place_teacher, teacher_place_apart
 
 
@@ -111,10 +112,19 @@ def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) ->
         else:
             sizes = teacher.tensor_model_parallel_size, teacher.pipeline_model_parallel_size
             place = place_teacher(groups, *sizes)
-        yield World(rank, students, device, groups, lead, place)
-        if place.bridge is not None:
-            place.bridge.end()
+        try:
+            yield World(rank, students, device, groups, lead, place)
+        except Stopped:  # on all of the student's ranks alike
+            _let_go(place)
+            raise
+        _let_go(place)
         lead.close()
+
+
+def _let_go(place: TeacherPlace) -> None:
+    """Of the teacher's side, which waits for the next call."""
+    if place.bridge is not None:
+        place.bridge.end()
 
 
 def is_teachers(parallel: ParallelConfig) -> bool:

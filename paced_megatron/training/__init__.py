@@ -7,8 +7,7 @@ two models, `teachers.py` the table of the kinds of teacher (`self_teacher.py` a
 itself; `teacher_service.py`: one on ranks of its own), `forward.py` what the models' passes share, `head.py`
 what the student's head needs because its own forward is never called. `token_weights.py` has the methods that
 weigh single tokens, `token_pass.py` the numbers that they ask for. `source.py` says where a step's texts come
-from.
-`optimizer.py` sets up Megatron's AdamW and schedule, `checkpoints.py` saves and resumes, `loop.py` runs a
+from. `optimizer.py` sets up Megatron's AdamW and schedule, `checkpoints/` saves and resumes, `loop.py` runs a
 stage. How a weight comes about belongs to `pacing/`, what a divergence is to `divergence/`. Open `step.py`
 first.
 """

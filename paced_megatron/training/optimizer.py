@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from megatron.core.optimizer import (
     ChainedOptimizer,
     DistributedOptimizer,
+    Float16OptimizerWithFloat16Params,
     MegatronOptimizer,
     OptimizerConfig,
     get_megatron_optimizer,
 )
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
+from torch.nn import Parameter
 
 from paced_megatron.config import ParallelConfig, TrainingConfig
 from paced_megatron.training.student import Student
@@ -71,36 +73,80 @@ def make_schedule(
     )
 
 
-def optimizer_state(optimizer: MegatronOptimizer) -> list[dict[str, Any]]:
-    """This rank's part of the optimizer's state, for `load_optimizer_state` at the same layout."""
-    return [_state(part) for part in _parts(optimizer)]
+@dataclass(frozen=True)
+class OwnedState:
+    """What an optimizer keeps for (a part of) one parameter on this rank.
+
+    Attributes:
+        parameter: the model's.
+        start: the number, in the flattened parameter, of the element with which this rank's part begins.
+        is_shared_out: the data-parallel ranks have different parts, not copies.
+        tensors: Adam's moments, and the float32 main weight of a bf16 parameter; all of one length.
+    """
+
+    parameter: Parameter
+    start: int
+    is_shared_out: bool
+    tensors: dict[str, Tensor]
 
 
-def load_optimizer_state(optimizer: MegatronOptimizer, state: Sequence[dict[str, Any]]) -> None:
-    """Put back what `optimizer_state` gave."""
-    for part, saved in zip(_parts(optimizer), state, strict=True):
-        if not isinstance(part, DistributedOptimizer):
-            part.load_state_dict(saved)
+def owned_states(optimizer: MegatronOptimizer) -> Iterator[OwnedState]:
+    """This rank's state, a parameter at a time, as live tensors; made (zeros) where no step was taken yet."""
+    for part in _parts(optimizer):
+        state = part.optimizer.state
+        for parameter, main, start in _main_weights(part):
+            if not state[main]:
+                state[main] |= {name: torch.zeros_like(main) for name in _MOMENTS}
+                if isinstance(part.optimizer, torch.optim.Adam):
+                    state[main]["step"] = torch.tensor(0.0)
+            tensors = {name: state[main][name] for name in _MOMENTS}
+            if main.dtype != parameter.dtype:
+                tensors["fp32_param"] = main
+            yield OwnedState(parameter, start, isinstance(part, DistributedOptimizer), tensors)
+
+
+def steps_taken(optimizer: MegatronOptimizer) -> int:
+    """How many steps Adam's moments have seen. One number for all parameters: each step moves them all."""
+    for part in _parts(optimizer):
+        for state in part.optimizer.state.values():
+            if "step" in state:
+                return int(state["step"])
+        for group in part.optimizer.param_groups:  # where Transformer Engine's or apex's Adam keeps it
+            if "step" in group:
+                return int(group["step"])
+    return 0
+
+
+def set_steps_taken(optimizer: MegatronOptimizer, steps: int) -> None:
+    """Tell Adam so; its bias correction depends on it."""
+    for part in _parts(optimizer):
+        if not isinstance(part.optimizer, torch.optim.Adam):
+            for group in part.optimizer.param_groups:
+                group["step"] = steps
             continue
-        part.optimizer.load_state_dict(saved["optimizer"])
-        for mine, theirs in zip(_main_shards(part), saved["main_shards"], strict=True):
-            mine.data.copy_(theirs)
+        for state in part.optimizer.state.values():
+            state["step"] = torch.tensor(float(steps))
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _parts(optimizer: MegatronOptimizer) -> Sequence[MegatronOptimizer]:
     return optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
 
 
-def _state(part: MegatronOptimizer) -> dict[str, Any]:
-    """The distributed one's own `state_dict` leaves out all tensors."""
-    if not isinstance(part, DistributedOptimizer):
-        return part.state_dict()
-    return {
-        "optimizer": part.optimizer.state_dict(),
-        "main_shards": [shard.detach() for shard in _main_shards(part)],
-    }
-
-
-def _main_shards(part: DistributedOptimizer) -> list[Tensor]:
-    """This rank's float32 copies of bf16 weights. Float32 weights have none: they are saved as weights."""
-    return [shard for group in part.shard_fp32_from_float16_groups for shard in group]
+def _main_weights(part: MegatronOptimizer) -> Iterator[tuple[Parameter, Tensor, int]]:
+    """(model's parameter, what the optimizer works on, where in the flattened parameter that begins)."""
+    groups = part.optimizer.param_groups
+    if isinstance(part, DistributedOptimizer):
+        for parameter, (group, order) in part.model_param_group_index_map.items():
+            start = part._get_model_param_range_map(parameter)["param"].start
+            yield parameter, groups[group]["params"][order], start
+        return
+    mains: dict[Tensor, Parameter] = {}
+    if isinstance(part, Float16OptimizerWithFloat16Params):
+        for models, copies in zip(part.float16_groups, part.fp32_from_float16_groups, strict=True):
+            mains |= dict(zip(copies, models, strict=True))
+    for group in groups:
+        for main in group["params"]:
+            yield mains.get(main, main), main, 0

@@ -67,28 +67,36 @@ def check_installed(logging: LoggingConfig) -> None:
             )
 
 
-def open_writers(logging: LoggingConfig, run: Path, stage: int, dropped: Mapping[str, int]) -> list[Writer]:
+def open_writers(
+    logging: LoggingConfig, run: Path, stage: int, dropped: Mapping[str, int], done: int = 0
+) -> list[Writer]:
     """Those that are asked for, on rank 0; none elsewhere. They get what was dropped before the stage's first
     step at once.
 
+    Steps that are taken again after a kill replace those that were lost: TensorBoard is told to forget what
+    it has from there on (purge_step), and Weights & Biases keeps the first of two values for a step, which on
+    the same machine is the same.
+
     Args:
+        done: steps of the checkpoint from which training goes on.
         run: the run's folder; TensorBoard's files are in its `stage-N/tensorboard`.
         dropped: "k0" and "kK": how many problems were left out because none or all attempts were correct.
     """
     writers: list[Writer] = []
     if logging.tensorboard:
-        writers.append(_tensorboard(run / f"stage-{stage}" / "tensorboard"))
+        writers.append(_tensorboard(run / f"stage-{stage}" / "tensorboard", done))
     if logging.wandb_project is not None:
         writers.append(_wandb(logging.wandb_project, f"{run.name}-stage-{stage}", run))
-    for write in writers:
+    for write in writers if not done else ():
         write({f"pace/dropped/{name}": count for name, count in dropped.items()}, 0)
     return writers
 
 
-def _tensorboard(folder: Path) -> Writer:
+def _tensorboard(folder: Path, done: int) -> Writer:
     from torch.utils.tensorboard import SummaryWriter
 
-    summary = SummaryWriter(log_dir=str(folder))
+    # 1, not 0, on a first start: what was dropped is at step 0.
+    summary = SummaryWriter(log_dir=str(folder), purge_step=done + 1)
 
     def write(values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

@@ -1,91 +1,186 @@
-"""Killed and started again: nothing is lost or there twice, and the weights are those of a whole run."""
+"""Killed and started again: nothing is lost or there twice, and the weights are those of a whole run.
+
+Kills are drawn from a seed: a layout, all ranks or one of them, and a moment after the first step, either
+uniform over the time that is left of a run or within a checkpoint write. Five here; PACED_FULL_RESUME=1 has
+fifty.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import random
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from loop.recipes import (
-    ATTEMPTS,
-    TEST_PROBLEMS,
-    TRAIN_PROBLEMS,
-    keys,
-    records,
-    run_paced,
-    start_paced,
-    without_times,
-    write_recipe,
+from loop.forked import Forkery
+from loop.interrupted import (
+    EVALUATION_ATTEMPTS,
+    LAYOUTS,
+    SECTIONS,
+    TRAIN_ITERS,
+    assert_same_run,
+    in_a_save,
+    in_rollouts,
+    in_training,
+    lines,
+    recipe_at,
+    steps_taken,
+    wait_for,
+    world_size,
 )
+from loop.recipes import ATTEMPTS, TEST_PROBLEMS, TRAIN_PROBLEMS, keys, records, start_paced, write_recipe
 
-TRAIN_ITERS, SAVE_INTERVAL, EVALUATE_EVERY = 12, 3, 4
-EVALUATION_ATTEMPTS = 8
-SECTIONS = {
-    "rollout": {"attempts": ATTEMPTS, "max_new_tokens": 16, "batch_size": 4},  # many short units of work
-    "stages": [{"divergence": "forward_kl", "train_iters": TRAIN_ITERS}],
-    "training": {
-        "micro_batch_size": 2,
-        "global_batch_size": 4,
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "save_interval": SAVE_INTERVAL,
-    },
-    "evaluation": {
-        "every": EVALUATE_EVERY,
-        "attempts": EVALUATION_ATTEMPTS,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": -1,
-    },
-}
+pytestmark = pytest.mark.parallel
+
+KILLS = 50 if os.environ.get("PACED_FULL_RESUME") == "1" else 5
+SAVE_S = 0.02  # a write takes longer than this
+MOST_DRAWS = 12  # of a moment, until one is met
 
 
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+@dataclass(frozen=True)
+class Kill:
+    """`victim`: a rank, or None for all of them at once."""
+
+    number: int
+    layout: str
+    victim: int | None
+    in_a_write: bool
+
+    def __str__(self) -> str:
+        who = "all" if self.victim is None else f"rank {self.victim}"
+        return f"{self.number}: {self.layout}, {who}, {'in a write' if self.in_a_write else 'any time'}"
 
 
-def in_rollouts(run: Path) -> bool:
-    return 8 <= lines(run / "stage-1/attempts.jsonl") < TRAIN_PROBLEMS * ATTEMPTS
+def kills() -> list[Kill]:
+    """Every layout in turn; two of five within a write; of two ranks all, the first, or the other."""
+    rng, layouts = random.Random(9), list(LAYOUTS)
+    return [
+        Kill(
+            number,
+            layout := layouts[number % len(layouts)],
+            None if layout == "TP1" else rng.choice((None, 0, 1)),
+            in_a_write=number % 5 in (1, 3),
+        )
+        for number in range(KILLS)
+    ]
 
 
-def in_training(run: Path) -> bool:
-    """Between two checkpoints, at one of several steps: on a busy machine one passes between two looks."""
-    return lines(run / "stage-1/metrics.jsonl") in (2, 4, 5)
+def phase_of(run: Path) -> str:
+    """Where a run was that has been killed, by what it has left."""
+    stage = run / "stage-1"
+    if in_a_save(run):
+        return "checkpoint write"
+    if (run / "report.html").exists():
+        return "done"
+    if (stage / "hf").exists():
+        final = stage / f"evaluation/step-{TRAIN_ITERS:07d}/test-sampled.jsonl"
+        whole = lines(final) == TEST_PROBLEMS * EVALUATION_ATTEMPTS
+        return "report" if whole else "evaluation after training"
+    if any(stage.glob("snapshot-*")):
+        return "evaluation in training"
+    return "export" if steps_taken(run) == TRAIN_ITERS else "training step"
 
 
-def in_evaluation(run: Path) -> bool:
-    """In one of those that come after `in_training`."""
-    folders = (run / f"stage-1/evaluation/step-{step:07d}" for step in (2 * EVALUATE_EVERY, TRAIN_ITERS))
-    made = (lines(folder / "test-sampled.jsonl") for folder in folders)
-    return any(4 <= count < TEST_PROBLEMS * EVALUATION_ATTEMPTS for count in made)
+@pytest.fixture(scope="module")
+def histogram(forkery: Forkery, pytestconfig: pytest.Config) -> Iterator[Counter[str]]:
+    """Phases of the kills; printed at the end, with what all the forked processes took."""
+    phases: Counter[str] = Counter()
+    yield phases
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\nkilled in:")
+        for phase, count in phases.most_common():
+            print(f"  {phase:26} {'#' * count} {count}")
+        print(f"{forkery.cpu_s():.0f} s of a core in {forkery.started} processes")
 
 
-def interrupt_when(
-    recipe: Path, reached: Callable[[Path], bool], send: Callable[[int], None]
-) -> tuple[int, str]:
-    """Start `paced run`, send(pid) as soon as the run's folder shows the moment; (exit code, stderr)."""
+def killed(forkery: Forkery, folder: Path, kill: Kill, answered: Path, seconds: float) -> tuple[Path, str]:
+    """A run that was killed as drawn: its recipe, and the phase. A moment that was missed is drawn again."""
+    rng = random.Random(kill.number)
+    for _ in range(MOST_DRAWS):
+        shutil.rmtree(folder, ignore_errors=True)
+        recipe = recipe_at(folder, kill.layout, answered)
+        run = folder / "run"
+        job = forkery.start(["run", recipe], world_size(kill.layout))
+        assert wait_for(job, lambda run: steps_taken(run) > 0, run), job.said()
+        if kill.in_a_write:
+            wait_for(job, partial(in_a_save, after=rng.randrange(1, TRAIN_ITERS - 1)), run)
+        time.sleep(rng.random() * (SAVE_S if kill.in_a_write else seconds))
+        if kill.victim is None:
+            job.kill()
+        else:
+            job.ranks[kill.victim].send(signal.SIGKILL)
+            time.sleep(0.3)  # what the others do without it, until their launcher ends them
+            job.kill()
+        job.wait()
+        phase = phase_of(run)
+        if phase != "done" and (phase == "checkpoint write" or not kill.in_a_write):
+            return recipe, phase
+        seconds *= 0.8  # this machine was slower when the whole run was timed
+    raise AssertionError(f"{kill}: never met in {MOST_DRAWS} draws")
+
+
+def seconds_after_step_1(run: Path) -> float:
+    """From the first step to the report, by the files' times."""
+    began = (run / "config.yaml").stat().st_mtime
+    first = records(run / "stage-1/metrics.jsonl")[0]["step_time"]
+    return max((run / "report.html").stat().st_mtime - began - first, 1.0)
+
+
+@pytest.mark.parametrize("kill", kills(), ids=str)
+def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
+    forkery, never_interrupted, histogram, tmp_path, kill
+):
+    whole = never_interrupted(kill.layout)
+    recipe, phase = killed(
+        forkery, tmp_path / "killed", kill, never_interrupted("TP1"), seconds_after_step_1(whole)
+    )
+    histogram[phase] += 1
+    forkery.run(["run", recipe], world_size(kill.layout))
+    assert_same_run(recipe.parent / "run", whole)
+
+
+def test_a_fifth_of_the_kills_were_inside_a_checkpoint_write(histogram):
+    """After those above; alone it has nothing to say."""
+    assert histogram["checkpoint write"] >= histogram.total() / 5
+
+
+def test_killed_in_rollouts_no_attempt_is_lost_or_there_twice(forkery, never_interrupted, tmp_path):
+    recipe = recipe_at(tmp_path, "TP1")
     run = recipe.parent / "run"
+    job = forkery.start(["run", recipe])
+    assert wait_for(job, in_rollouts, run)
+    job.kill()
+    assert job.wait() == [-signal.SIGKILL]
+    forkery.run(["run", recipe])
+    attempts = keys(run / "stage-1/attempts.jsonl")
+    assert len(attempts) == len(set(attempts)) == TRAIN_PROBLEMS * ATTEMPTS
+    assert_same_run(run, never_interrupted("TP1"))
+
+
+def interrupt_when(recipe: Path, reached: Callable[[Path], bool], number: signal.Signals) -> tuple[int, str]:
+    """Start `paced run`, signal it as soon as the run's folder shows the moment; (exit code, stderr)."""
     process = start_paced("run", recipe)
     deadline = time.monotonic() + 120
-    while not reached(run):
-        assert process.poll() is None, f"ended before {reached.__name__}: {process.communicate()}"
-        assert time.monotonic() < deadline, f"{reached.__name__} was not reached"
-        time.sleep(0.002)
-    send(process.pid)
-    _, errors = process.communicate(timeout=60)
+    try:
+        while not reached(recipe.parent / "run"):
+            assert process.poll() is None, f"ended before {reached.__name__}: {process.communicate()}"
+            assert time.monotonic() < deadline, f"{reached.__name__} was not reached"
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return process.returncode, errors
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
 
 
 def of_this_run(recipe: Path) -> list[psutil.Process]:
@@ -96,68 +191,32 @@ def of_this_run(recipe: Path) -> list[psutil.Process]:
     ]
 
 
-@pytest.fixture(scope="module")
-def never_killed(tmp_path_factory) -> Path:
-    recipe = write_recipe(tmp_path_factory.mktemp("whole"), **SECTIONS)
-    code, output, errors = run_paced("run", recipe)
-    assert code == 0, output + errors
-    return recipe.parent / "run"
-
-
-def assert_same_run(run: Path, other: Path) -> None:
-    """Attempts, evaluations, steps and weights are equal; only times may differ."""
-    for name in ("stage-1/attempts.jsonl", "stage-1/responses.jsonl", "stage-1/pass_rates.jsonl"):
-        assert records(run / name) == records(other / name), name
-    steps = [record["step"] for record in records(run / "stage-1/metrics.jsonl")]
-    assert steps == list(range(1, TRAIN_ITERS + 1))
-    for one, two in zip(
-        records(run / "stage-1/metrics.jsonl"), records(other / "stage-1/metrics.jsonl"), strict=True
-    ):
-        assert without_times(one) == without_times(two)
-    rows, expected = (json.loads((folder / "evaluation.json").read_text()) for folder in (run, other))
-    assert rows == expected
-    weights, truth = (load_file(folder / "stage-1/hf/model.safetensors") for folder in (run, other))
-    assert weights.keys() == truth.keys()
-    assert all(torch.equal(weights[name], tensor) for name, tensor in truth.items())
-
-
-def test_killed_in_rollouts_training_and_evaluation_it_ends_with_the_same_weights(tmp_path, never_killed):
-    recipe = write_recipe(tmp_path, **SECTIONS)
+def test_the_launcher_killed_leaves_no_process_behind_and_one_that_is_asked_to_stop_ends_with_75(
+    forkery, never_interrupted, tmp_path
+):
+    recipe = recipe_at(tmp_path, "TP2", never_interrupted("TP1"))
     run = recipe.parent / "run"
-    for moment in (in_rollouts, in_training, in_evaluation):
-        code, _ = interrupt_when(recipe, moment, kill)
-        assert code == -signal.SIGKILL
-    code, output, errors = run_paced("run", recipe)
-    assert code == 0, output + errors
-    attempts = keys(run / "stage-1/attempts.jsonl")
-    assert len(attempts) == len(set(attempts)) == TRAIN_PROBLEMS * ATTEMPTS
-    assert_same_run(run, never_killed)
-
-
-@pytest.mark.parallel
-def test_killed_at_tp2_it_leaves_no_process_behind_and_goes_on(tmp_path):
-    recipe = write_recipe(tmp_path, **SECTIONS, parallel={"tensor_model_parallel_size": 2})
-    interrupt_when(recipe, in_training, kill)
+    interrupt_when(recipe, in_training, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while of_this_run(recipe):
         assert time.monotonic() < deadline, of_this_run(recipe)
         time.sleep(0.1)
-    code, output, errors = run_paced("run", recipe)
-    assert code == 0, output + errors
-    steps = [record["step"] for record in records(recipe.parent / "run/stage-1/metrics.jsonl")]
-    assert steps == list(range(1, TRAIN_ITERS + 1))
+    before = steps_taken(run)
+    code, errors = interrupt_when(recipe, lambda run: steps_taken(run) > before, signal.SIGTERM)
+    assert code == 75 and not of_this_run(recipe)
+    assert errors.splitlines()[-1].startswith("paced: stopped by SIGTERM: stage 1: step "), errors
+    forkery.run(["run", recipe], 2)
+    assert_same_run(run, never_interrupted("TP2"))
 
 
-@pytest.mark.parallel
-def test_ctrl_c_ends_a_run_over_two_processes_with_one_line_and_a_second_start_goes_on(tmp_path):
-    recipe = write_recipe(tmp_path, **SECTIONS, parallel={"tensor_model_parallel_size": 2})
-    code, errors = interrupt_when(recipe, in_rollouts, lambda pid: os.kill(pid, signal.SIGINT))
+def test_ctrl_c_ends_a_run_over_two_processes_with_one_line_and_a_second_start_goes_on(forkery, tmp_path):
+    recipe = write_recipe(tmp_path, **SECTIONS, parallel=LAYOUTS["TP2"])
+    code, errors = interrupt_when(recipe, in_rollouts, signal.SIGINT)
     assert code == 130
     assert errors.strip().splitlines() == ["paced: interrupted; the same command goes on from here"]
     assert not of_this_run(recipe)
     made = lines(recipe.parent / "run/stage-1/attempts.jsonl")
-    code, output, errors = run_paced("rollout", recipe)
-    assert code == 0, errors
+    forkery.run(["rollout", recipe], 2)
     attempts = keys(recipe.parent / "run/stage-1/attempts.jsonl")
     assert len(attempts) == len(set(attempts)) == TRAIN_PROBLEMS * ATTEMPTS
-    assert f"{made}/{TRAIN_PROBLEMS * ATTEMPTS} attempts" in output
+    assert f"{made}/{TRAIN_PROBLEMS * ATTEMPTS} attempts" in forkery.jobs[-1].said()

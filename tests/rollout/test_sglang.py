@@ -147,7 +147,7 @@ def test_a_server_that_was_started_again_gets_the_weights_again(
     first = server.model["weight_version"]
     assert first.startswith("v1-")
     units = engine.generate(REQUESTS, SAMPLING)
-    got = len(next(units))
+    got = len(next(filter(None, units)))  # the first that is not empty
     server.model["weight_version"] = "default"  # as after a start; the connection may not even have broken
     assert got + sum(map(len, units)) == len(REQUESTS)
     assert server.model["weight_version"] == first
@@ -172,7 +172,7 @@ def test_the_only_server_goes_and_comes_back_and_meanwhile_the_engine_says_that_
     engine = engine_on(server.url)
     back = threading.Timer(1.0, server.start)
     done = 0
-    for unit in engine.generate(REQUESTS, SAMPLING):
+    for unit in filter(None, engine.generate(REQUESTS, SAMPLING)):
         if done == 0:
             server.stop()
             back.start()
@@ -215,7 +215,7 @@ def test_when_nobody_wants_the_rest_what_runs_is_given_up(
     engine = engine_on(server.url, concurrency=2)
     before = threading.active_count()
     units = engine.generate(REQUESTS, SAMPLING)
-    next(units)
+    next(filter(None, units))
     deadline = time.monotonic() + 10
     while len(server.asked("/generate")) < 2 and time.monotonic() < deadline:  # the one that hangs
         time.sleep(0.01)

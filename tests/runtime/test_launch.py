@@ -69,6 +69,33 @@ def ends_cleanly():
     sys.exit(130)
 
 
+def stops_when_asked():
+    came = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: came.append(signal.Signals(number).name))
+    (folder / f"ready-{RANK}").write_text(str(os.getpid()))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    while not came:
+        time.sleep(0.02)
+    time.sleep(0.5)  # a second one would come now
+    (folder / f"came-{RANK}").write_text(" ".join(came))
+    sys.exit(75)
+
+
+def rank_1_hangs_after_it():
+    if RANK == 0:
+        stops_when_asked()
+    ignores_it()
+
+
+def rank_1_fails_after_it():
+    if RANK == 0:
+        ignores_it()
+    (folder / f"ready-{RANK}").write_text(str(os.getpid()))
+    signal.sigwait([signal.SIGTERM])
+    sys.exit(3)
+
+
 def ignores_it():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     (folder / f"ready-{RANK}").write_text(str(os.getpid()))
@@ -109,7 +136,7 @@ def start_parent(
     """A process, in a group of its own as a shell would start it, whose two ranks do `what`."""
     script = (
         "import sys; from pathlib import Path; from paced_megatron.runtime import launch as l\n"
-        f"l.STOP_GRACE_S = {stop_grace_s}\n"
+        f"l.STOP_GRACE_S, l.FAILURE_GRACE_S = {stop_grace_s}, 0.5\n"
         f"folder = Path({str(folder)!r})\n"
         f"sys.exit(l.launch([{what!r}, str(folder)], 2, module='launched_child', log_dir=folder))"
     )
@@ -209,7 +236,7 @@ def test_a_killed_rank_is_named_with_its_signal(
     assert "rank 1 was killed by SIGKILL" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_ctrl_c_reaches_every_rank_once_and_lets_it_end_cleanly(
     parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, signum: int, code: int
 ) -> None:
@@ -217,6 +244,62 @@ def test_ctrl_c_reaches_every_rank_once_and_lets_it_end_cleanly(
     os.killpg(parent.pid, signum)  # as a terminal does: to the whole group
     assert parent.wait(timeout=20) == code
     assert [(tmp_path / f"came-{rank}").read_text() for rank in range(2)] == ["SIGINT", "SIGINT"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_reaches_every_rank_once_as_it_is_and_75_is_handed_on(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, signum: signal.Signals
+) -> None:
+    parent = parent_of("stops_when_asked", stop_grace_s=0.1)  # before one has stopped there is no limit
+    os.killpg(parent.pid, signum)
+    assert parent.wait(timeout=20) == 75
+    assert [(tmp_path / f"came-{rank}").read_text() for rank in range(2)] == [signum.name] * 2
+
+
+def test_a_rank_that_only_starts_hears_the_stop_signal_when_it_listens(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """Sent while the ranks' interpreters start; without the mask they would die of it (code 143)."""
+    parent = start_parent("stops_when_asked", tmp_path, 60.0)
+    try:
+        wait_until(
+            lambda: len(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()) == 2
+        )
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(timeout=20) == 75
+    finally:
+        parent.kill()
+
+
+def test_a_rank_asked_alone_stops_the_job_with_75_and_one_that_then_hangs_is_killed(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    parent = parent_of("rank_1_hangs_after_it", stop_grace_s=0.5)
+    os.kill(child_pids(tmp_path)[0], signal.SIGTERM)
+    assert parent.wait(timeout=20) == 75
+    assert not any(alive(pid) for pid in child_pids(tmp_path))
+
+
+def test_a_rank_that_fails_while_it_should_stop_gives_the_job_its_code(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    parent = parent_of("rank_1_fails_after_it")
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=20) == 3
+
+
+def test_a_second_stop_signal_kills_but_for_the_same_request_heard_twice(
+    parent_of: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    parent = parent_of("ignores_it", stop_grace_s=60.0)
+    parent.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    parent.send_signal(signal.SIGUSR1)
+    time.sleep(1.3)
+    assert parent.poll() is None and all(alive(pid) for pid in child_pids(tmp_path))
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=20) == 143
+    assert not any(alive(pid) for pid in child_pids(tmp_path))
 
 
 def test_ranks_that_do_not_end_after_ctrl_c_are_killed_when_their_time_is_up(

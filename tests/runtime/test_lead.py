@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from paced_megatron.errors import UserError
 from paced_megatron.runtime.lead import Lead, LeadFailed
+from paced_megatron.runtime.signals import Stopped
 from pool import Pool
 
 
@@ -30,7 +31,7 @@ def on_ranks(leads: list[Lead], body: Callable[[Lead], Any]) -> list[Any]:
     def outcome(lead: Lead) -> Any:
         try:
             return body(lead)
-        except Exception as error:
+        except (Exception, Stopped) as error:
             return error
 
     with ThreadPoolExecutor(len(leads)) as ranks:
@@ -219,3 +220,47 @@ def works_alone_between_collectives(rank: int, world_size: int) -> tuple[Any, fl
 def test_it_works_between_the_collectives_of_real_processes(pool: Pool) -> None:
     results = pool.run(works_alone_between_collectives, 3)
     assert results == [("only zero knows", 15.0), (None, 15.0), (None, 15.0)]
+
+
+def asked_on(leads: list[Lead], rank: int) -> list[Lead]:
+    """One rank has heard SIGUSR1, the others nothing."""
+    leads[rank]._asked = lambda: "SIGUSR1"
+    return leads
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_is_asked_to_stop_while_rank_0_works_stops_all_of_them_between_two_units(rank) -> None:
+    units = []
+
+    def body(lead: Lead) -> None:
+        def work() -> None:
+            while len(units) < 100:
+                units.append(time.sleep(0.05))
+                lead.stop_work_if_asked(f"{len(units)} units are kept")
+
+        lead.alone(work, "rollouts")
+
+    ends = on_ranks(asked_on(new_leads(3), rank), body)
+    assert all(isinstance(end, Stopped) and end.asked == "SIGUSR1" for end in ends), ends
+    assert {end.saved for end in ends} == {f"{len(units)} units are kept"} and len(units) < 20
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_that_ask_together_whether_to_stop_do_the_same(rank) -> None:
+    def body(lead: Lead) -> int:
+        for call in range(20):
+            lead.alone(lambda: time.sleep(0.02), "work")  # in which a rank tells what it has heard
+            lead.stop_if_asked(f"{call} calls")
+        return 20
+
+    ends = on_ranks(asked_on(new_leads(2), rank), body)
+    assert [type(end) for end in ends] == [Stopped, Stopped] and ends[0].saved == ends[1].saved
+    assert on_ranks(new_leads(2), body) == [20, 20]
+
+
+def test_a_single_process_stops_when_it_is_asked() -> None:
+    lead = Lead(0, 1, None, asked=lambda: "SIGTERM")
+    with pytest.raises(Stopped, match="stopped by SIGTERM: 3 of 9 are kept"):
+        lead.alone(lambda: lead.stop_work_if_asked("3 of 9 are kept"), "work")
+    with pytest.raises(Stopped):
+        lead.stop_if_asked("all")

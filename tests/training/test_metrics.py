@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 import types
 from dataclasses import asdict, fields
 
@@ -124,6 +125,23 @@ def test_tensorboard_reads_back_what_was_written(tmp_path):
     events = EventAccumulator(str(tmp_path / "stage-1" / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"pace/dropped/k0", "pace/dropped/kK", *scalars(step)}
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 0.5)]
+
+
+def test_in_tensorboard_steps_that_are_taken_again_take_the_place_of_those_that_were_lost(tmp_path):
+    pytest.importorskip("tensorboard", reason="the optional package tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # step -> loss; the second start goes on from a checkpoint of step 1
+    for done, losses in ((0, {1: 0.1, 2: 0.2, 3: 0.3}), (1, {2: 0.25, 3: 0.35, 4: 0.4})):
+        (write,) = open_writers(LoggingConfig(tensorboard=True), tmp_path, 1, {"k0": 3, "kK": 4}, done)
+        for step, loss in losses.items():
+            write({"train/loss": loss}, step)
+        time.sleep(1.1)  # a file's name has the second in which it was begun
+    events = EventAccumulator(str(tmp_path / "stage-1" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in found] == [1, 2, 3, 4]
+    assert [loss for _, loss in found] == pytest.approx([0.1, 0.25, 0.35, 0.4])
+    assert [event.step for event in events.Scalars("pace/dropped/k0")] == [0]
 
 
 def test_a_line_of_metrics_is_plain_json():

@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +53,22 @@ class SGLangEngine:
             the teacher; a server that we start is started anew where the shapes differ.
         logs: the folder for the log of a server that we start.
         say: prints a line for a person.
+        check: raises where the job has been asked to stop; called while no server is ready.
     """
 
-    def __init__(self, rollout: RolloutConfig, *, student: Path, teacher: Path, logs: Path, say: Say) -> None:
+    def __init__(
+        self,
+        rollout: RolloutConfig,
+        *,
+        student: Path,
+        teacher: Path,
+        logs: Path,
+        say: Say,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.weight_version = ""
         self._rollout, self._student, self._teacher, self._say = rollout, student, teacher, say
+        self._check = check
         self._loaded: _Loaded | None = None
         self._contacted: set[Member] = set()
         api_key = (os.environ.get(KEY_VARIABLE) or "").strip() or None
@@ -187,6 +198,9 @@ class SGLangEngine:
         try:
             member.take(weights)
             self._contacted.add(member)
+        except UserError:
+            self._check()  # a start that was given up because the job stops
+            raise
         except ServerError as error:
             if member not in self._contacted:
                 there = "; is an SGLang server running there? See rollout.urls" if error.retryable else ""
@@ -206,6 +220,7 @@ class SGLangEngine:
         while not (ready := [member for member in loaded.members if not member.trouble]):
             said = self._say_none_left(loaded, said)
             time.sleep(1.0)
+            self._check()
             for member in loaded.members:
                 try:
                     member.take(Weights(loaded.folder, loaded.served_version))
@@ -215,13 +230,20 @@ class SGLangEngine:
 
     def _run(self, pool: Pool, loaded: _Loaded) -> Iterator[list[Completion]]:
         said = time.monotonic() - SAY_EVERY_S / 2
-        for unit in pool.run():
-            if unit:
-                yield unit
+        for unit in self._or_stopped(pool.run()):
+            yield unit  # also an empty one: somebody may want to stop
             if all(member.trouble for member in loaded.members):
                 said = self._say_none_left(loaded, said)
             else:
                 said = max(said, time.monotonic() - SAY_EVERY_S / 2)
+
+    def _or_stopped(self, units: Iterator[list[Completion]]) -> Iterator[list[Completion]]:
+        """The units; where the job stops, that is the end of it, whatever a server being started says."""
+        try:
+            yield from units
+        except UserError:
+            self._check()
+            raise
 
     def _say_none_left(self, loaded: _Loaded, said: float) -> float:
         """Say it every now and then; the time at which it was said last."""

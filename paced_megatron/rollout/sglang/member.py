@@ -17,6 +17,7 @@ from paced_megatron.rollout.sglang.facts import ServerFacts, check_serves, read_
 from paced_megatron.rollout.sglang.generation import Generation, generate_group
 from paced_megatron.rollout.sglang.launcher import Launch, LaunchedServer, start_server
 from paced_megatron.rollout.sglang.weights import sync_weights
+from paced_megatron.runtime.signals import asked_to_stop
 
 HEALTH_S = 30.0  # /health generates a token, behind what is already waiting
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # between two looks at a server that is gone
@@ -159,9 +160,12 @@ class Member:
             )
         self._starts += 1
         self._say(f"starting an SGLang server on {folder}; its log: {self._log}")
-        self._launched = start_server(self._launch, folder, self._log, cancelled=self._closing.is_set)
+        self._launched = start_server(self._launch, folder, self._log, cancelled=self._to_end)
         self._client = ServerClient(self._launched.url, self._api_key)
         self._facts, self._asleep = None, False
+
+    def _to_end(self) -> bool:
+        return self._closing.is_set() or asked_to_stop() is not None
 
     # --------------------------------------------------------------------------------------------- requests
 

@@ -1,0 +1,148 @@
+"""What a checkpoint says beside its tensors: state.json, and each rank's random states.
+
+state.json    format, iteration (optimizer steps of the stage: with the seed the place in the data), stage,
+              optimizer_steps, schedule, layout, config_sha256 and pass_rates_sha256 (of the run's
+              config.yaml and the stage's pass_rates.jsonl, with the weights in force), versions
+rng_000.pt    of rank 0: states of Python, numpy, torch, CUDA, and Megatron's tracker
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+from paced_megatron.errors import UserError
+from paced_megatron.models.distributed_checkpoint import saved_bytes
+from paced_megatron.report.environment import environment
+from paced_megatron.run_folder import RunFolder, StageFolder
+from paced_megatron.training.optimizer import set_steps_taken, steps_taken
+from paced_megatron.training.trainer import Trainer
+
+STATE = "state.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class InForce:
+    """What a stage's training goes by, as hashes (SHA-256; None where the file isn't there)."""
+
+    stage: int
+    config_sha256: str | None
+    pass_rates_sha256: str | None
+
+    @classmethod
+    def of(cls, folder: StageFolder) -> InForce:
+        """Of a stage in a run's folder."""
+        config = RunFolder(folder.path.parent).config
+        return cls(folder.number, _sha256(config), _sha256(folder.pass_rates))
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def layout_of(trainer: Trainer) -> dict[str, Any]:
+    """How the student is cut, under the configuration's keys."""
+    groups, chunks = trainer.world.groups, len(trainer.student.chunks)
+    return {
+        "tensor_model_parallel_size": groups.tp.size(),
+        "pipeline_model_parallel_size": groups.pp.size(),
+        "virtual_pipeline_model_parallel_size": chunks if chunks > 1 else None,
+        "data_parallel_size": groups.dp.size(),
+        "use_distributed_optimizer": trainer.student.wrapped[0].ddp_config.use_distributed_optimizer,
+    }
+
+
+def shown_layout(layout: dict[str, Any]) -> str:
+    """Such as "TP 2, PP 1, DP 1"."""
+    virtual = layout["virtual_pipeline_model_parallel_size"]
+    return (
+        f"TP {layout['tensor_model_parallel_size']}, PP {layout['pipeline_model_parallel_size']}, "
+        + (f"VPP {virtual}, " if virtual else "")
+        + f"DP {layout['data_parallel_size']}"
+        + (" with the distributed optimizer" if layout["use_distributed_optimizer"] else "")
+    )
+
+
+def write_state(folder: Path, iteration: int, trainer: Trainer, in_force: InForce | None) -> None:
+    """Write state.json."""
+    content = {
+        "format": FORMAT,
+        "iteration": iteration,
+        "optimizer_steps": steps_taken(trainer.optimizer),
+        "schedule": trainer.schedule.state_dict(),
+        "layout": layout_of(trainer),
+        **(vars(in_force) if in_force else {}),
+        "versions": environment(),
+    }
+    (folder / STATE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read state.json. Raises UserError where this version can't go by it."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_text())
+    if state["format"] != FORMAT:
+        raise UserError(
+            f"{folder / STATE}: format {state['format']}, and this version of paced_megatron reads format "
+            f"{FORMAT}; go on with the version that wrote it ({state['versions']['paced_megatron']})"
+        )
+    return state
+
+
+def check_in_force(folder: Path, state: dict[str, Any], in_force: InForce) -> None:
+    """Raise UserError where the weights in force are no longer those that the checkpoint was trained with."""
+    if state.get("pass_rates_sha256") != in_force.pass_rates_sha256:
+        raise UserError(
+            f"{folder.parent.parent / 'pass_rates.jsonl'}: not the file that {folder.name} was trained with "
+            f"(its SHA-256 is in {folder / STATE}); put it back, or remove {folder.parent} to train the "
+            "stage from its beginning"
+        )
+
+
+def load_small_state(state: dict[str, Any], trainer: Trainer) -> None:
+    """Put schedule and step count back; the optimizer's tensors must be there."""
+    set_steps_taken(trainer.optimizer, state["optimizer_steps"])
+    trainer.schedule.num_steps = 0  # Megatron adds what it loads
+    trainer.schedule.load_state_dict(state["schedule"])
+
+
+def rng_file(folder: Path, rank: int) -> Path:
+    return folder / f"rng_{rank:03d}.pt"
+
+
+def write_rng(path: Path) -> None:
+    """This process's random states; on disk when it returns."""
+    name, keys, *rest = np.random.get_state()
+    content = {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "megatron": get_cuda_rng_tracker().get_states(),
+    }
+    with path.open("wb") as file:
+        file.write(saved_bytes(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_rng(path: Path) -> None:
+    """Put them back."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    version, internal, gauss = content["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = content["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(content["torch"])
+    if content["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(content["cuda"])
+    get_cuda_rng_tracker().set_states(content["megatron"])

@@ -1,0 +1,76 @@
+"""SIGTERM and SIGUSR1 at every phase: the unit at hand is finished and saved, the code is 75, and the same
+command goes on to the same weights."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from loop.interrupted import (
+    TRAIN_ITERS,
+    assert_same_run,
+    in_a_save,
+    in_evaluation,
+    in_responses,
+    in_rollouts,
+    in_training,
+    recipe_at,
+    steps_taken,
+    wait_for,
+    world_size,
+)
+from paced_megatron.exit_codes import STOPPED
+from paced_megatron.training.checkpoints import latest_iteration
+
+pytestmark = pytest.mark.parallel
+LINE = re.compile(r"paced: stopped by (SIGTERM|SIGUSR1): stage 1.*; the same command goes on from here")
+
+
+def stop(forkery, recipe: Path, layout: str, moment, number: signal.Signals, ranks: tuple[int, ...]) -> str:
+    """Start, send the signal to these ranks at this moment; the line that rank 0 ends with."""
+    run = recipe.parent / "run"
+    job = forkery.start(["run", recipe], world_size(layout))
+    assert wait_for(job, moment, run), f"ended before {moment.__name__}\n{job.said()}"
+    for rank in ranks:
+        job.ranks[rank].send(number)
+    began = time.monotonic()
+    assert job.wait(30) == [STOPPED] * world_size(layout), f"{moment.__name__}\n{job.said()}"
+    print(f"{layout}, {moment.__name__}: {time.monotonic() - began:.1f} s")
+    assert latest_iteration(run / "stage-1/checkpoints") == steps_taken(run)  # no step is lost
+    return job.ranks[0].said()[1].splitlines()[-1]
+
+
+def test_stopped_in_every_phase_it_says_what_is_saved_and_ends_with_the_same_weights(
+    forkery, never_interrupted, tmp_path
+):
+    recipe = recipe_at(tmp_path, "TP1")
+    moments = [
+        (in_rollouts, r"attempts: \d+ of 160 attempts are in"),
+        (in_responses, r"teacher's responses: \d+ of 40 attempts are in"),
+        (in_training, rf"step \d+ of {TRAIN_ITERS} is saved"),
+        (in_a_save, rf"step \d+ of {TRAIN_ITERS} is saved"),
+        (in_evaluation, ""),
+    ]
+    for number, (moment, saved) in enumerate(moments):
+        which = signal.SIGUSR1 if number % 2 else signal.SIGTERM
+        said = stop(forkery, recipe, "TP1", moment, which, (0,))
+        assert LINE.fullmatch(said) and which.name in said and re.search(saved, said), said
+    forkery.run(["run", recipe])
+    assert_same_run(recipe.parent / "run", never_interrupted("TP1"))
+
+
+@pytest.mark.parametrize("layout", ["TP2", "DP2"])
+def test_a_rank_that_hears_it_alone_stops_all_of_them_at_the_same_step(
+    forkery, never_interrupted, tmp_path, layout
+):
+    recipe = recipe_at(tmp_path, layout, never_interrupted("TP1"))
+    said = stop(forkery, recipe, layout, in_training, signal.SIGUSR1, (1,))
+    assert LINE.fullmatch(said) and "SIGUSR1" in said, said
+    said = stop(forkery, recipe, layout, in_evaluation, signal.SIGTERM, (1,))  # it waits for rank 0 then
+    assert LINE.fullmatch(said) and "SIGTERM" in said, said
+    forkery.run(["run", recipe], 2)
+    assert_same_run(recipe.parent / "run", never_interrupted(layout))
