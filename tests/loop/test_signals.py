@@ -23,6 +23,7 @@ from loop.interrupted import (
     wait_for,
     world_size,
 )
+from paced_megatron.config.io import dump_config, load_config
 from paced_megatron.exit_codes import STOPPED
 from paced_megatron.training.checkpoints import latest_iteration
 
@@ -61,6 +62,18 @@ def test_stopped_in_every_phase_it_says_what_is_saved_and_ends_with_the_same_wei
         assert LINE.fullmatch(said) and which.name in said and re.search(saved, said), said
     forkery.run(["run", recipe])
     assert_same_run(recipe.parent / "run", never_interrupted("TP1"))
+
+
+def test_in_training_it_stops_after_the_step_at_hand(forkery, never_interrupted, tmp_path):
+    """With neither an evaluation nor a save before the 500th step, where it would be heard too."""
+    keys = ["evaluation.every=0", "stages.0.train_iters=500", "training.save_interval=500"]
+    recipe = recipe_at(tmp_path, "TP1", never_interrupted("TP1"))
+    (tmp_path / "run/config.yaml").write_text(dump_config(load_config(recipe, keys)))
+    job = forkery.start(["train", recipe, *keys])
+    assert wait_for(job, in_training, tmp_path / "run"), job.said()
+    job.ranks[0].send(signal.SIGTERM)
+    assert job.wait(30) == [STOPPED], job.said()
+    assert latest_iteration(tmp_path / "run/stage-1/checkpoints") == steps_taken(tmp_path / "run") < 100
 
 
 @pytest.mark.parametrize("layout", ["TP2", "DP2"])
