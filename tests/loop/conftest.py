@@ -1,5 +1,5 @@
-"""What tests of runs share: a run of which training is all that is left to do, a process to fork from, and runs
-that were never interrupted."""
+"""What tests of runs share: a run of which training is all that is left to do, a process to fork from, and
+runs that were never interrupted."""
 
 from __future__ import annotations
 
