@@ -30,7 +30,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install quickstart test lint types unit test-newest has-newest test-sglang format docs clean \
-	test-long long-conformance long-converter long-parity long-kills
+	test-long long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -65,7 +65,7 @@ unit: $(INSTALLED) ## the tests that need no GPU, no Slurm and no SGLang; ARGS="
 long = @files=$$(grep -rlw --include='test_*.py' $(1) tests); test -n "$$files" || { echo "no test asks for $(1)"; exit 0; }; \
 	set -x; $(1)=1 $(VENV)/bin/python -m pytest -q -m "not gpu and not slurm" --session-timeout=14400 $$files $(ARGS)
 
-test-long: long-conformance long-converter long-parity long-kills ## all of these, an hour or more
+test-long: long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills ## all of these, hours
 
 long-conformance: $(INSTALLED) ## each divergence x ranks x dtype x KL x temperature x chunk size
 	$(call long,PACED_FULL_CONFORMANCE)
@@ -75,6 +75,15 @@ long-converter: $(INSTALLED) ## every model family in every dtype, at layouts of
 
 long-parity: $(INSTALLED) ## the gradient of every parameter at every layout, against transformers in float64
 	$(call long,PACED_FULL_PARITY)
+
+long-resume: $(INSTALLED) ## fifty kills at three layouts
+	$(call long,PACED_FULL_RESUME)
+
+long-recipes: $(INSTALLED) ## every recipe to its end, with small models
+	$(call long,PACED_FULL_RECIPES)
+
+long-verifier: $(INSTALLED) ## MATH-500's solutions against twenty other answers each
+	$(call long,PACED_FULL_VERIFIER)
 
 long-kills: $(INSTALLED) $(SGLANG_INSTALLED) ## twenty moments at which a run with an SGLang server is killed
 	PACED_FULL_KILLS=1 PACED_SGLANG_PYTHON=$(CURDIR)/$(SGLANG_VENV)/bin/python \
