@@ -180,7 +180,9 @@ def sample(
             engine,
             requests,
             sampling,
-            lambda text, problem_id, reason: verifier.score(text, problems.by_id[problem_id], reason),
+            lambda texts, ids, reasons: verifier.score_many(
+                texts, [problems.by_id[name] for name in ids], reasons
+            ),
             lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
             path,
             advance,

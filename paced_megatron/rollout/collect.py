@@ -10,7 +10,8 @@ from paced_megatron.problems.outcome import Outcome
 from paced_megatron.rollout.attempts import Attempt, append_attempts, recover_attempts
 from paced_megatron.rollout.engine import Completion, Key, Request, RolloutEngine, Sampling
 
-ScoreFn = Callable[[str, str, str], Outcome]  # (text, problem id, finish reason)
+# (texts, problem ids, finish reasons) -> an outcome for each, in their order
+ScoreFn = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[Outcome]]
 Decode = Callable[[Sequence[int]], str]
 OnProgress = Callable[[int, int, list[Attempt]], None]  # (done, total, those that are new)
 
@@ -47,7 +48,7 @@ def collect_attempts(
     if len(done) < len(requests):
         for unit in engine.generate(requests, sampling, skip=frozenset(done)):
             _check_unit(unit, wanted, engine.weight_version)
-            new = [_attempt(c, score_fn, decode) for c in unit if c.request.key not in done]
+            new = _attempts([c for c in unit if c.request.key not in done], score_fn, decode)
             append_attempts(path, new)
             done.update((attempt.key, attempt) for attempt in new)
             on_progress(len(done), len(requests), new)
@@ -57,19 +58,25 @@ def collect_attempts(
     return [done[request.key] for request in requests]
 
 
-def _attempt(completion: Completion, score_fn: ScoreFn, decode: Decode) -> Attempt:
-    request = completion.request
-    text = decode(completion.token_ids)
-    return Attempt(
-        problem_id=request.problem_id,
-        index=request.index,
-        token_ids=completion.token_ids,
-        text=text,
-        finish_reason=completion.finish_reason,
-        outcome=score_fn(text, request.problem_id, completion.finish_reason),
-        seed=completion.seed,
-        weight_version=completion.weight_version,
-    )
+def _attempts(completions: Sequence[Completion], score_fn: ScoreFn, decode: Decode) -> list[Attempt]:
+    texts = [decode(completion.token_ids) for completion in completions]
+    ids = [completion.request.problem_id for completion in completions]
+    outcomes = score_fn(texts, ids, [completion.finish_reason for completion in completions])
+    if len(outcomes) != len(completions):
+        raise RuntimeError(f"{len(outcomes)} outcomes for {len(completions)} attempts")
+    return [
+        Attempt(
+            problem_id=completion.request.problem_id,
+            index=completion.request.index,
+            token_ids=completion.token_ids,
+            text=text,
+            finish_reason=completion.finish_reason,
+            outcome=outcome,
+            seed=completion.seed,
+            weight_version=completion.weight_version,
+        )
+        for completion, text, outcome in zip(completions, texts, outcomes, strict=True)
+    ]
 
 
 def _check_unit(unit: Sequence[Completion], wanted: set[Key], version: str) -> None:

@@ -68,10 +68,14 @@ def decode(ids: Sequence[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def score(text: str, problem_id: str, finish_reason: str) -> Outcome:
+def score_one(text: str, problem_id: str, finish_reason: str) -> Outcome:
     if finish_reason == "length":
         return Outcome.TRUNCATED
     return Outcome.CORRECT if problem_id == "a" else Outcome.INCORRECT
+
+
+def score(texts: Sequence[str], ids: Sequence[str], reasons: Sequence[str]) -> list[Outcome]:
+    return [score_one(*attempt) for attempt in zip(texts, ids, reasons, strict=True)]
 
 
 def collect(engine: BatchEngine, path: Path, requests: Sequence[Request] = REQUESTS, **more) -> list[Attempt]:  # type: ignore[no-untyped-def]
@@ -86,7 +90,7 @@ def test_there_is_one_attempt_per_request_in_their_order_and_the_file_has_the_sa
     assert recorded != attempts and sorted(recorded, key=str) == sorted(attempts, key=str)
     for request, attempt in zip(REQUESTS, attempts, strict=True):
         assert attempt.text == decode(attempt.token_ids)
-        assert attempt.outcome == score(attempt.text, attempt.problem_id, attempt.finish_reason)
+        assert attempt.outcome == score_one(attempt.text, attempt.problem_id, attempt.finish_reason)
         assert (attempt.seed, attempt.weight_version) == (request.seed, "v1")
     assert {attempt.outcome for attempt in attempts} == {
         Outcome.TRUNCATED,
@@ -152,14 +156,21 @@ def test_stopped_after_any_unit_a_second_start_goes_on_from_there(
 def test_a_unit_whose_scoring_fails_is_not_recorded_in_part(tmp_path: Path) -> None:
     path = tmp_path / "attempts.jsonl"
 
-    def failing_score(text: str, problem_id: str, finish_reason: str) -> Outcome:
-        if problem_id == "c":
+    def failing_score(texts: Sequence[str], ids: Sequence[str], reasons: Sequence[str]) -> list[Outcome]:
+        if "c" in ids:
             raise RuntimeError("scoring broke")
-        return Outcome.INCORRECT
+        return [Outcome.INCORRECT for _ in texts]
 
     with pytest.raises(RuntimeError, match="scoring broke"):
         collect_attempts(BatchEngine(), REQUESTS, SAMPLING, failing_score, decode, path)
     assert len(read_attempts(path)) == 4  # the second batch holds b/1, b/2, c/0, c/1
+
+
+def test_as_many_outcomes_as_attempts_or_nothing_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "attempts.jsonl"
+    with pytest.raises(RuntimeError, match="3 outcomes for 4 attempts"):
+        collect_attempts(BatchEngine(), REQUESTS, SAMPLING, lambda *unit: score(*unit)[1:], decode, path)
+    assert not path.exists()
 
 
 def test_progress_counts_up_to_the_total_and_hands_over_every_attempt_once(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def decode(ids: Sequence[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def score(text: str, problem_id: str, finish_reason: str) -> Outcome:
-    return Outcome.TRUNCATED if finish_reason == "length" else Outcome.INCORRECT
+def score(texts: Sequence[str], ids: Sequence[str], reasons: Sequence[str]) -> list[Outcome]:
+    return [Outcome.TRUNCATED if reason == "length" else Outcome.INCORRECT for reason in reasons]
 
 
 def roll_out(tiny: Path, requests: list[Request], path: Path, kill_after: int | None = None) -> list[Attempt]:

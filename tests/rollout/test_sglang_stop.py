@@ -23,7 +23,13 @@ REQUESTS = attempt_requests({"p": [5], "q": [6, 7]}, 4, seed=2)
 
 def collect(engine: SGLangEngine, path: Path, on_progress: Callable[[int, int, Sequence[Attempt]], None]):
     return collect_attempts(
-        engine, REQUESTS, SAMPLING, lambda *_: Outcome.CORRECT, lambda ids: str(list(ids)), path, on_progress
+        engine,
+        REQUESTS,
+        SAMPLING,
+        lambda texts, *_: [Outcome.CORRECT for _ in texts],
+        lambda ids: str(list(ids)),
+        path,
+        on_progress,
     )
 
 

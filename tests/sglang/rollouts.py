@@ -65,8 +65,8 @@ def check_file(path: Path, requests: Sequence[Request]) -> None:
     assert sorted(recorded) == sorted(request.key for request in requests)
 
 
-def score(text: str, problem_id: str, finish_reason: str) -> Outcome:
-    return Outcome.TRUNCATED if finish_reason == "length" else Outcome.INCORRECT
+def score(texts: Sequence[str], ids: Sequence[str], reasons: Sequence[str]) -> list[Outcome]:
+    return [Outcome.TRUNCATED if reason == "length" else Outcome.INCORRECT for reason in reasons]
 
 
 def decode(ids: Sequence[int]) -> str:
