@@ -28,6 +28,8 @@ _MAY_DIFFER = (
     "parallel",
     "teacher.tensor_model_parallel_size",
     "teacher.pipeline_model_parallel_size",
+    "teacher.own_ranks",
+    "teacher.data_parallel_size",
     "teacher.offload",
     "teacher.cache",
     "training.micro_batch_size",

@@ -99,7 +99,9 @@ def read_inputs(config: Config) -> Inputs:
     models = [(student, student_folder)]
     if teacher is not None and teacher_folder is not None:
         models.append((teacher, teacher_folder))
-    check_layouts(config, student, models[-1][0], student_folder, models[-1][1])
+    for stage in config.stages:
+        taught_by = models[-1] if stage.teacher == "model" else models[0]
+        check_layouts(config, student, taught_by[0], student_folder, taught_by[1])
     for shape, folder in models:
         check_weights(folder, shape)
     same_tokenizer(student_folder, models[-1][1])

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pytest
 
-# A shell that starts pytest with & has it ignore Ctrl-C, and all its children with it.
-if (
-    threading.current_thread() is threading.main_thread()
-    and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts pytest with & has it ignore Ctrl-C, nohup a hangup, and all its children with it.
+if threading.current_thread() is threading.main_thread():
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 if (Path(__file__).parent / "pool.py").exists():
     pytest_plugins = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from paced_megatron.config import Config
+from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE, FAILED, USER_ERROR
 
 if TYPE_CHECKING:
@@ -27,7 +29,11 @@ def work_joined(config: Config, work: Callable[[World], None]) -> int:
             from paced_megatron.training.teacher_service import serve
 
             with joined_teacher(*job) as place:
-                serve(place)
+                try:
+                    serve(place)
+                except UserError as error:  # only rank 0's are printed
+                    print(f"paced: {error}", file=sys.stderr, flush=True)
+                    raise
         else:
             with joined_world(*job) as world:
                 work(world)

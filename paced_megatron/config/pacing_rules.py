@@ -42,7 +42,9 @@ def _unbiased_is_there(config: Config) -> str | None:
         return None
     # By name: the fitted kernel's exponents are not known yet, and will not be whole.
     kernel = make_kernel(pacing) if pacing.kernel == "beta" else uniform
-    return unbiased_complaint(kernel, config.rollout.attempts)
+    left_out = any(stage.leave_one_out for stage in config.stages)  # the others' K - 1 attempts weigh
+    complaint = unbiased_complaint(kernel, config.rollout.attempts - left_out)
+    return f"{complaint}, or leave out leave_one_out" if complaint and left_out else complaint
 
 
 def _adaptive_is_sound(config: Config) -> str | None:

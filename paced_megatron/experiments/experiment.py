@@ -204,7 +204,8 @@ def _arm_config(tree: Node, base_tree: Node, base: Config, name: str) -> Config:
 
 
 def _check_one_text(tree: Node, experiment: Experiment) -> None:
-    kept = {what_is_kept(config.pacing) for config in (experiment.base, *experiment.configs.values())}
+    configs = (experiment.base, *experiment.configs.values())
+    kept = {what_is_kept(config.pacing, config.rollout.attempts) for config in configs}
     if len(kept) > 1 and experiment.base.rollout.respond_to != "all":
         listed = _listed(sorted(kept))
         raise UserError(

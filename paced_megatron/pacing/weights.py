@@ -36,15 +36,16 @@ NORMALIZE: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def what_is_kept(pacing: PacingConfig) -> str:
+def what_is_kept(pacing: PacingConfig, attempts: int) -> str:
     """In the words of its keys what decides which problems are kept: equal for two configurations, they keep
-    the same problems of a measurement. (Not the other way round.)"""
+    the same problems of a measurement with `attempts` at each. (Not the other way round.)"""
+    estimator = chosen_estimator(pacing.estimator, [attempts])
     words = f"pacing.keep: {pacing.keep}"
-    if pacing.floor > 0 or pacing.estimator == "posterior":
+    if pacing.floor > 0 or estimator == "posterior":
         return words  # no weight is 0
     if pacing.kernel == "band":
         words += f" and kernel: band from {pacing.band_low:g} to {pacing.band_high:g}"
-    if pacing.estimator == "unbiased":
+    if estimator == "unbiased":
         words += f" and estimator: unbiased with exponents {pacing.alpha:g} and {pacing.beta:g}"
     return words
 

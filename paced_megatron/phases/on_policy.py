@@ -13,6 +13,7 @@ from paced_megatron.job import Job
 from paced_megatron.pacing import read_pass_rates, stage_weights
 from paced_megatron.phases.rollouts import rollout_sampling, sample
 from paced_megatron.phases.snapshot import save_snapshot
+from paced_megatron.phases.weighing import resolved_pacing
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.progress import bars_only
 from paced_megatron.rollout.attempts import Attempt, read_attempts, recover_attempts
@@ -161,7 +162,7 @@ def opening_weight(job: Job, number: int) -> Weight:
     """What a problem weighs by its counts, with the constant of the stage's opening measurement: one for the
     whole stage, also where later steps measure p again (docs/method.md, 1)."""
     opening = read_pass_rates(job.stage_folder(number).pass_rates)
-    return stage_weights(opening, job.config.pacing).weight
+    return stage_weights(opening, resolved_pacing(job.config)).weight
 
 
 def _are_made(path: Path, keys: Sequence[Key], version: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from paced_megatron.config import PacingConfig
+from paced_megatron.config import Config, PacingConfig
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
 from paced_megatron.pacing import (
@@ -22,6 +23,7 @@ from paced_megatron.phases.needs import read_recorded
 from paced_megatron.rollout.requests import attempt_seed
 
 FEW_BATCHES = 3
+FEW_OF_A_STEP = 3
 EXHAUSTED = 0.5  # of what the first stage trained on
 
 
@@ -40,17 +42,27 @@ def weigh(job: Job, number: int) -> None:
                 f"{folder.attempts}: {missing} attempts are missing; run `paced rollout` to its end first"
             )
         rates = pass_rates(attempts)
-        pacing = job.config.pacing
+        pacing = resolved_pacing(job.config)
         paced = stage_weights(rates, pacing)
         if pacing.permute:
             paced = permuted(paced, attempt_seed(job.config.seed, "permuted weights", number))
         write_pass_rates(folder.pass_rates, rates, paced)
         job.say(f"stage {number}: {in_words(rates, paced, pacing)}")
         batch_size = job.config.training.global_batch_size
-        for warning in frontier_warnings(number, len(paced.weights), batch_size, _kept_first(job, number)):
+        for warning in STAGE_WARNINGS[job.stage(number).text](
+            number, len(paced.weights), len(rates), batch_size, _kept_first(job, number)
+        ):
             job.warn(warning)
 
     job.world.lead.alone(work, f"weights of stage {number}")
+
+
+def resolved_pacing(config: Config) -> PacingConfig:
+    """`pacing` with what `auto` means where outcomes decide how often a problem is attempted: the posterior,
+    also where the numbers of attempts happen to be equal in the end (docs/method.md, 1)."""
+    if config.rollout.adaptive.rounds and config.pacing.estimator == "auto":
+        return replace(config.pacing, estimator="posterior")
+    return config.pacing
 
 
 def in_words(rates: Sequence[PassRate], paced: PacedWeights, pacing: PacingConfig) -> str:
@@ -72,10 +84,13 @@ def in_words(rates: Sequence[PassRate], paced: PacedWeights, pacing: PacingConfi
     )
 
 
-def frontier_warnings(number: int, kept: int, batch_size: int, kept_first: int | None = None) -> list[str]:
-    """What should be known before stage `number` is trained on `kept` problems.
+def frontier_warnings(
+    number: int, kept: int, measured: int, batch_size: int, kept_first: int | None = None
+) -> list[str]:
+    """What should be known before stage `number` is trained on stored text of `kept` problems.
 
     Args:
+        measured: problems in all.
         kept_first: problems that stage 1 was trained on; None: this is it.
     """
     warnings = []
@@ -92,6 +107,24 @@ def frontier_warnings(number: int, kept: int, batch_size: int, kept_first: int |
             f"(stages.{number - 1}.train_iters), or bring harder problems"
         )
     return warnings
+
+
+def on_policy_warnings(
+    number: int, kept: int, measured: int, batch_size: int, kept_first: int | None = None
+) -> list[str]:
+    """As `frontier_warnings`, for a stage that draws from all problems and measures them at each step."""
+    of_a_step = batch_size * kept / measured
+    if of_a_step >= FEW_OF_A_STEP:
+        return []
+    return [
+        f"stage {number}: {kept} of {measured} problems have weight now, so that of a step's {batch_size} "
+        f"about {of_a_step:.1f} will have texts; bring problems nearer to the frontier, or raise "
+        "training.global_batch_size"
+    ]
+
+
+# A stage's `text` -> what should be known before it is trained.
+STAGE_WARNINGS = {"responses": frontier_warnings, "rollouts": on_policy_warnings}
 
 
 def _kept_first(job: Job, number: int) -> int | None:

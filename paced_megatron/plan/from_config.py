@@ -46,7 +46,7 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
         batch_size=config.rollout.batch_size,
         text_tokens=texts.prompt_tokens + new_tokens,
         element=4 if device == "cpu" else 2,
-        during_training=config.evaluation.every > 0,
+        during_training=config.evaluation.every > 0 or stage.text == "rollouts",
     )
     return Work(
         student=student,
@@ -58,6 +58,9 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
         prompt_tokens=texts.prompt_tokens,
         response_tokens=texts.response_tokens,
         pack_length=config.training.pack_length,
+        texts_per_problem=(
+            config.rollout.attempts if stage.text == "rollouts" and stage.train_on == "all" else 1
+        ),
         teacher_kind=stage.teacher,
         # A teacher that is an average follows the student after each step: it sleeps during rollouts only.
         teacher_offload=config.teacher.offload and stage.teacher not in MOVING,

@@ -45,6 +45,7 @@ class Work:
         params_dtype: a key of BYTES.
         prompt_tokens, response_tokens: of every text: the longest ones, since memory is what they take.
         pack_length: tokens of a packed bin that takes the place of a padded text; None: not packed.
+        texts_per_problem: 1, or the K attempts of an on-policy step, if every problem has weight.
         teacher_kind: `teacher` of the stage; `teacher` is the student's shape for all but `model`.
         teacher_offload: the teacher's weights are on the host while it doesn't compute.
         device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
@@ -62,6 +63,7 @@ class Work:
     prompt_tokens: int
     response_tokens: int
     pack_length: int | None = None
+    texts_per_problem: int = 1
     teacher_kind: str = "model"
     teacher_offload: bool = False
     loss_workspace_mb: float | None = None
@@ -103,7 +105,7 @@ class Work:
     @property
     def micro_batches(self) -> int:
         """Of one data-parallel rank in one step, at least 1."""
-        texts = -(-self.global_batch_size // self.layout.data_parallel_size)
+        texts = -(-self.global_batch_size * self.texts_per_problem // self.layout.data_parallel_size)
         per_micro_batch = self.micro_batch_size
         if self.pack_length is not None:
             per_micro_batch *= max(self.pack_length // (self.prompt_tokens + self.response_tokens), 1)

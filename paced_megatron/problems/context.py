@@ -37,7 +37,8 @@ CONTEXTS = {
 
 _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 VERDICTS = {True: "correct", False: "incorrect"}
-_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+# Some chat templates open the thought in the prompt, so that the attempt has only its end.
+_THOUGHT = re.compile(r"(?:\A|<think>)(?:(?!<think>).)*?</think>\s*", re.DOTALL)
 
 
 def context_template(stage: StageConfig) -> str:

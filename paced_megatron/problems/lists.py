@@ -52,7 +52,8 @@ def read_problem_lists(config: ProblemsConfig) -> ProblemLists:
                 "out of problems.train, or set problems.overlap=drop to have that done"
             )
         dropped += [own for own, _ in shared]
-    train = [problem for problem in train if problem.id not in set(dropped)]
+    left_out = set(dropped)
+    train = [problem for problem in train if problem.id not in left_out]
     if not train:
         raise UserError("problems.train: every problem is a held-out one too, so none is left to train on")
     return ProblemLists(train, test or None, forgetting or None, list(dict.fromkeys(dropped)))

@@ -30,6 +30,8 @@ DIGITS = re.compile(r"[0-9A-Za-z]*[0-9][0-9A-Za-z]*")
 PERCENT = re.compile(r"\\?%$|percent(?:age)?$")
 
 GROUPED = re.compile(r"(\d{1,3}(?:[ ,]\d{3})+)(\.\d+)?")  # 10,000 or 10 000
+SPACED_COMMA = re.compile(r",(?:\s|\\[ ;:])")  # 100, 200 is a list; 100,200 may be a number
+MIXED = re.compile(r"(\d+) (\d+)/(\d+)")  # 5 1/2
 NUMBER = re.compile(r"(?:\d+\.?|\d*\.\d+)(?:[eE][-+]?\d{1,2})?")
 FRACTION = re.compile(r"(\d*)\\frac(?:\{(-?\d+)\}|(\d))(?:\{(-?\d+)\}|(\d))|(-?\d+)/(\d+)")
 
@@ -67,6 +69,8 @@ def tidy(answer: str) -> str:
 
 def rational(answer: str) -> Fraction | None:
     r"""The value of 12, 1,200, .5, 1/2, \frac12, 1\frac{1}{2} and the like, exactly; None for all else."""
+    if SPACED_COMMA.search(tidy(answer)):
+        return None
     text = plain(tidy(answer)).replace("{,}", ",")
     if len(text) > MAX_DIGITS:
         return None
@@ -77,12 +81,16 @@ def rational(answer: str) -> Fraction | None:
         text = re.sub("[ ,]", "", text)
     if NUMBER.fullmatch(text):
         return sign * Fraction(text)
+    mixed = MIXED.fullmatch(text)
+    if mixed:
+        whole, above, below = map(int, mixed.groups())
+        return sign * (whole + Fraction(above, below)) if below else None
     match = FRACTION.fullmatch(text)
     if not match:
         return None
-    whole, *parts = match.groups()
+    before, *parts = match.groups()
     above, below = (int(part) for part in parts if part is not None)
-    return sign * (int(whole or 0) + Fraction(above, below)) if below else None
+    return sign * (int(before or 0) + Fraction(above, below)) if below else None
 
 
 def _same_tidy(answer: str, gold: str) -> Outcome | None:
@@ -140,7 +148,8 @@ def _numbers(answer: str, gold: str) -> Outcome | None:
         return None
     if left == right:
         return Outcome.CORRECT
-    return None if "." in answer or "." in gold else Outcome.INCORRECT
+    # A comma may as well part two numbers, in whatever order.
+    return None if any(sign in text for sign in ".," for text in (answer, gold)) else Outcome.INCORRECT
 
 
 def _percent(answer: str, gold: str) -> Outcome | None:

@@ -6,6 +6,7 @@ A kind of file is a row of `BY_ENDING`; what the columns mean is `formats.py`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,8 @@ def _numbered(source: str, rows: Any) -> Iterator[Row]:
 
 def _spelt(value: Any) -> Any:
     """As JSON's values are: a number with a point by how Python spells it."""
+    if isinstance(value, float) and math.isnan(value):
+        return None  # how a table says that nothing is there
     if isinstance(value, float):
         return NumberAsSpelt(repr(value))
     if isinstance(value, dict):

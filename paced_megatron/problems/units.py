@@ -46,6 +46,8 @@ AT_THE_END = re.compile(
     re.DOTALL,
 )
 
+DOLLARS = re.compile(r"\\\$\s*(?P<value>\d[\d,.]*)")  # \$5; a bare $ may begin a formula
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -55,6 +57,9 @@ class Unit:
 
 def without_units(answer: str) -> tuple[str, Unit] | None:
     r"""(5, cm) from 5\text{ cm}; None without a unit at the end, or with one that is not in the table."""
+    money = DOLLARS.fullmatch(answer.strip())
+    if money:
+        return money["value"], Unit(("money", 1), Fraction(1))
     match = AT_THE_END.fullmatch(answer.strip().removesuffix("."))
     if not match:
         return None

@@ -57,7 +57,8 @@ def main(pipe_number: int, parent: int, memory_mib: int) -> None:
 
 def end_with(parent: int) -> None:
     """Ask the kernel to kill this process when the thread that started it ends (only Linux can)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the parent's to handle, which kills us
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was killed before we could ask

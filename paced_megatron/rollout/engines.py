@@ -17,6 +17,7 @@ from paced_megatron.config import RolloutConfig
 from paced_megatron.rollout.embedded import EmbeddedEngine
 from paced_megatron.rollout.engine import RolloutEngine
 from paced_megatron.rollout.sglang.engine import SGLangEngine
+from paced_megatron.runtime.signals import Stopped
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ class JobEngine:
             self._engine = ENGINES[self._setting.rollout.engine](self._setting)
         self._engine.load_weights(weights, version)
         self._engine.check_weights(weights)
-        yield self._engine
+        try:
+            yield self._engine
+        except Stopped:  # what was trained is still to be saved, and needs the memory
+            self._engine.sleep()
+            raise
         self._engine.sleep()  # after an error the job ends, and the engine with it
 
     def __enter__(self) -> JobEngine:

@@ -18,6 +18,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from paced_megatron.runtime.lead import Lead
 
+LET_GO_S = 5.0  # for the teacher's side to hear that the job ends
 LOOK_S = 0.01  # between two looks for a call: each step has one
 
 
@@ -59,7 +60,7 @@ class Bridge:
         """Let the teacher's side go; on every rank of the students' side."""
         if self.calls is not None:
             self.calls.agree(END)
-            self.calls.close()
+            self.calls.close(wait_s=LET_GO_S)
 
     def _share(self, details: Any) -> Any:
         shared = [details]

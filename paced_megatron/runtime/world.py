@@ -116,6 +116,10 @@ def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) ->
             yield World(rank, students, device, groups, lead, place)
         except Stopped:  # on all of the student's ranks alike
             _let_go(place)
+            lead.close()
+            raise
+        except UserError:
+            _let_go(place)
             raise
         _let_go(place)
         lead.close()
@@ -210,11 +214,13 @@ def _job_store(rank: int, world_size: int) -> dist.Store:
     if world_size == 1:
         return dist.HashStore()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the agent's store outlives an attempt
     # torchrun's agent already serves a store on this port; otherwise rank 0 does.
     agent_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return dist.TCPStore(
+    store = dist.TCPStore(
         host, port, world_size, is_master=rank == 0 and not agent_serves, timeout=timedelta(minutes=5)
     )
+    return dist.PrefixStore(f"attempt-{attempt}", store)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from paced_megatron.errors import UserError
 from paced_megatron.models.gpt import parameters_by_name
 from paced_megatron.training.checkpoints import latest_iteration
-from paced_megatron.training.checkpoints.folder import folder_of
+from paced_megatron.training.checkpoints.folder import discard_unfinished, folder_of
 from paced_megatron.training.trainer import Trainer
 
 MB = 2**20
@@ -24,6 +24,7 @@ def check_room(checkpoints: Path, trainer: Trainer) -> None:
     Raises:
         UserError: the disk that holds `checkpoints` has less room.
     """
+    discard_unfinished(checkpoints)  # or what a kill left would take the room of what is to come
     done = latest_iteration(checkpoints)
     needed = _bytes_in(folder_of(checkpoints, done)) if done else _counted_bytes(trainer)
     there = next(folder for folder in (checkpoints, *checkpoints.parents) if folder.exists())

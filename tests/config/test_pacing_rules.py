@@ -49,6 +49,14 @@ def test_what_goes_together_is_taken(pacing: dict[str, object], rollout: dict[st
     config_of(pacing, rollout)
 
 
+def test_leave_one_out_takes_one_attempt_from_the_unbiased_estimator() -> None:
+    pacing = {"estimator": "unbiased", "alpha": 2, "beta": 2}
+    stages = [{"train_iters": 1, "text": "rollouts", "leave_one_out": True}]
+    config_of(pacing, {"attempts": 5}, stages=stages)
+    with pytest.raises(UserError, match=r"not 3: raise rollout\.attempts, .* leave out leave_one_out"):
+        config_of(pacing, {"attempts": 4}, stages=stages)
+
+
 @pytest.mark.parametrize(
     ("pacing", "rollout", "said"),
     [

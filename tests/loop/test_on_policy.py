@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loop.interrupted import lines
 from loop.on_policy_recipe import (
     ALWAYS,
     ATTEMPTS,
@@ -26,7 +28,7 @@ from loop.on_policy_recipe import (
     write_on_policy,
 )
 from loop.recipes import QUICKSTART, records, without_times
-from loop.test_kills import interrupt_when, kill, lines
+from loop.test_kills import interrupt_when
 from paced_megatron.cli import main
 from paced_megatron.phases import on_policy
 from paced_megatron.problems.tokenizer import load_tokenizer
@@ -271,7 +273,7 @@ def test_killed_in_a_rollout_and_between_two_it_ends_with_the_same_weights(tmp_p
         return lines(run / "stage-1/metrics.jsonl") in (4, 5)
 
     for moment in (in_a_rollout, between_two):
-        assert interrupt_when(killed, moment, kill)[0] < 0
+        assert interrupt_when(killed, moment, signal.SIGKILL)[0] < 0
     assert main(["run", str(killed)]) == 0
     assert main(["run", str(whole)]) == 0
     run, other = (recipe.parent / STAGE for recipe in (killed, whole))

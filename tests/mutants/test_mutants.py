@@ -131,7 +131,7 @@ MUTANTS = [
         "hook(chunk.output_layer, ())",
         "pass",
         "tests/parallel/test_layouts.py"
-        "::test_ten_plain_gradient_steps_end_at_the_weights_and_the_gradient_of_one_process[DP-2-overlapped]",
+        "::test_ten_plain_steps_end_at_the_weights_and_gradient_of_one_process_and_begin_with_its_norm[DP-2-overlapped]",
     ),
     Mutant(
         "the hidden gradient is multiplied by the number of ranks",

@@ -58,7 +58,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="the disk is full"):
         write_pass_rates(path, RATES[:1], PACED)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -316,7 +316,7 @@ def test_a_kernel_that_gives_nothing_names_its_own_keys(keys: dict[str, object],
 def test_configurations_that_keep_other_problems_say_so_in_other_words() -> None:
     kept = {
         name: (
-            what_is_kept(PacingConfig(**keys)),
+            what_is_kept(PacingConfig(**keys), 8),
             tuple(stage_weights(EVERY_K, PacingConfig(**keys)).weights),
         )  # type: ignore[arg-type]
         for name, (keys, _) in BY_HAND.items()
@@ -326,4 +326,9 @@ def test_configurations_that_keep_other_problems_say_so_in_other_words() -> None
     assert kept["paced"][0] == kept["gaussian"][0] == kept["frontier"][0] == "pacing.keep: frontier"
     assert "band from 0.2 to 0.8" in kept["hard filter"][0]
     for keys in ({"floor": 0.1}, {"estimator": "posterior"}):  # so that no weight is 0
-        assert what_is_kept(PacingConfig(kernel="band", **keys)) == "pacing.keep: frontier"  # type: ignore[arg-type]
+        assert what_is_kept(PacingConfig(kernel="band", **keys), 8) == "pacing.keep: frontier"  # type: ignore[arg-type]
+
+
+def test_with_few_attempts_auto_keeps_what_a_band_would_drop() -> None:
+    band = PacingConfig(kernel="band")
+    assert what_is_kept(band, 4) == "pacing.keep: frontier" != what_is_kept(band, 8)

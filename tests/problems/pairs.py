@@ -10,6 +10,18 @@ from __future__ import annotations
 YES, NO = True, False
 
 PAIRS: dict[str, list[tuple[str, str, bool]]] = {
+    "lists of large numbers, mixed numbers, money": [
+        ("200, 100", "100, 200", YES),
+        ("2100", "2, 100", NO),
+        ("10, 200", "10200", NO),
+        ("10,200", "10200", YES),
+        ("5 1/2", "11/2", YES),
+        ("-5 1/2", "-11/2", YES),
+        ("5 1/2", "51/2", NO),
+        ("5 dollars", r"\$5", YES),
+        (r"\$5", "500 cents", YES),
+        (r"\$5", "6 dollars", NO),
+    ],
     "integers": [
         ("5", "5", YES),
         ("-5", "5", NO),

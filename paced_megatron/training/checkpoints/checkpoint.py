@@ -69,7 +69,7 @@ def save_checkpoint(
         _together(lambda: _lead_only(lambda: _empty_folder(partial)))
         _write(partial, iteration, trainer, in_force)
         _together(lambda: _lead_only(lambda: _finish(partial, final, trainer.training.keep_checkpoints)))
-    except OSError:
+    except (OSError, UserError):  # the manifest's writer tells of a full disk by itself
         _lead_only(lambda: shutil.rmtree(partial, ignore_errors=True))
         raise
 

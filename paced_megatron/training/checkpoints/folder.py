@@ -68,8 +68,7 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     if (folder / "rank_000.pt").exists() and not (folder / MANIFEST).exists():
         raise UserError(
             f"{folder}: a checkpoint in the format of an earlier version of paced_megatron (rank_000.pt), "
-            f"which is no longer read; finish the run with that version, or remove {folder.parent} to train "
-            "the stage from its beginning"
+            f"which is no longer read; finish the run with that version, or {_anew(folder.parent)}"
         )
     try:
         files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())["files"]
@@ -108,8 +107,13 @@ def none_left(checkpoints: Path) -> UserError | None:
         return None
     return UserError(
         f"{checkpoints}: no whole checkpoint is left ({', '.join(damaged)}); put one back from a copy as "
-        f"iter_*, or remove {checkpoints} to train the stage from its beginning"
+        f"iter_*, or {_anew(checkpoints)}"
     )
+
+
+def _anew(checkpoints: Path) -> str:
+    beside = "(and rollouts/ and evaluation/ beside it)"
+    return f"remove {checkpoints} {beside} to train the stage from its beginning"
 
 
 def prune(checkpoints: Path, keep: int) -> None:
@@ -117,7 +121,12 @@ def prune(checkpoints: Path, keep: int) -> None:
     best = best_iteration(checkpoints)
     for iteration in iterations(checkpoints)[:-keep]:
         if iteration != best:
-            shutil.rmtree(folder_of(checkpoints, iteration))
+            shutil.rmtree(folder_of(checkpoints, iteration), ignore_errors=True)  # the new one is whole
+    discard_unfinished(checkpoints)
+
+
+def discard_unfinished(checkpoints: Path) -> None:
+    """Remove what killed saves left."""
     for left in checkpoints.glob("saving_*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -103,8 +103,8 @@ def check_in_force(folder: Path, state: dict[str, Any], in_force: InForce) -> No
     if state.get("pass_rates_sha256") != in_force.pass_rates_sha256:
         raise UserError(
             f"{folder.parent.parent / 'pass_rates.jsonl'}: not the file that {folder.name} was trained with "
-            f"(its SHA-256 is in {folder / STATE}); put it back, or remove {folder.parent} to train the "
-            "stage from its beginning"
+            f"(its SHA-256 is in {folder / STATE}); put it back, or remove {folder.parent} (and rollouts/ "
+            "and evaluation/ beside it) to train the stage from its beginning"
         )
 
 
