@@ -64,6 +64,15 @@ class PacingConfig:
             "sorted by pass rate over the whole stage"
         ),
     ] = "shuffled"
+    discount: Annotated[
+        float,
+        Key(
+            "with `text: rollouts`: at each visit to a problem its earlier attempts count this much of what "
+            "they did, the opening ones too; 0: a step's own attempts alone; wants `estimator: posterior`",
+            at_least=0,
+            at_most=1,
+        ),
+    ] = 0.0
     permute: Annotated[
         bool,
         Key("a control: the weights are dealt out anew, at random, among the problems kept (follows seed)"),

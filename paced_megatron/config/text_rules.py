@@ -61,6 +61,22 @@ def _weights_are_their_own(config: Config) -> str | None:
     return None
 
 
+def _fractions_have_an_estimator(config: Config) -> str | None:
+    if config.pacing.discount == 0:
+        return None
+    if not _on_policy(config):
+        return (
+            f"pacing.discount={config.pacing.discount:g} is about steps that measure p again, and no stage "
+            "has text: rollouts; leave it out"
+        )
+    if config.pacing.estimator != "posterior":
+        return (
+            f"pacing.discount={config.pacing.discount:g} makes fractions of counts, which pacing.estimator="
+            f"{config.pacing.estimator} does not take; set it to posterior"
+        )
+    return None
+
+
 TEXT_RULES: list[Rule] = [
     (
         "stages",
@@ -72,6 +88,11 @@ TEXT_RULES: list[Rule] = [
         "training.normalization",
         "is `problems` where a stage has `text: rollouts`",
         _divided_by_problems,
+    ),
+    (
+        "pacing.discount",
+        "above 0 needs a stage with `text: rollouts`, and `estimator: posterior`",
+        _fractions_have_an_estimator,
     ),
     (
         "pacing",

@@ -22,12 +22,17 @@ class DiscountedCounts:
         if not 0 <= self.discount <= 1:
             raise ValueError(f"a discount lies between 0 and 1, not at {self.discount}")
 
+    def faded(self, problem_id: str) -> tuple[float, float]:
+        """What the visits so far will count at the next one: (correct, attempts)."""
+        correct, attempts = self.counts.get(problem_id, (0.0, 0.0))
+        return self.discount * correct, self.discount * attempts
+
     def update(self, problem_id: str, correct: int, attempts: int) -> tuple[float, float]:
         """Count a visit; return the problem's (correct, attempts)."""
         if not 0 <= correct <= attempts:
             raise ValueError(f"problem {problem_id}: {correct} correct of {attempts} attempts")
-        old = self.counts.get(problem_id, (0.0, 0.0))
-        self.counts[problem_id] = (self.discount * old[0] + correct, self.discount * old[1] + attempts)
+        old = self.faded(problem_id)
+        self.counts[problem_id] = (old[0] + correct, old[1] + attempts)
         return self.counts[problem_id]
 
     def to_json(self) -> dict[str, object]:

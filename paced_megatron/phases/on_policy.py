@@ -13,6 +13,7 @@ from paced_megatron.job import Job
 from paced_megatron.pacing import read_pass_rates, stage_weights
 from paced_megatron.phases.rollouts import rollout_sampling, sample
 from paced_megatron.phases.snapshot import save_snapshot
+from paced_megatron.phases.visits import Visits
 from paced_megatron.phases.weighing import resolved_pacing
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.progress import bars_only
@@ -45,6 +46,7 @@ class OnPolicyText:
         self._weight = opening_weight(job, number)
         self._first = 0  # the step before which the attempts at hand were made
         self._attempts: dict[Key, Attempt] = {}
+        self._visits = Visits(job, number)
 
     def batch(self, step: int, trainer: Trainer) -> Batch:
         """The step's texts; before the first of `rollout_every` steps they are made, with the weights that
@@ -62,6 +64,7 @@ class OnPolicyText:
             recorded = read_attempts(self._job.stage_folder(self._number).rollouts(first))
             self._attempts = {attempt.key: attempt for attempt in recorded}
             self._first = first
+            self._visits.come_to(first, self._drawn)
         kept = [texts for group in drawn[step] if (texts := self._texts(group))]
         examples = [text for texts in kept for text in texts]
         weights = [math.fsum(text.weight for text in texts) for texts in kept]
@@ -130,10 +133,15 @@ class OnPolicyText:
 
     def _texts(self, group: Sequence[Key]) -> list[Example]:
         problem = group[0][0]
+        before = self._visits.before(group)
+
+        def weight(correct: float, attempts: float) -> float:
+            return self._weight(before[0] + correct, before[1] + attempts)
+
         return examples_from_attempts(
             [self._attempts[key] for key in group],
             self._job.inputs.train.prompts[problem],
-            self._weight,
+            weight,
             self._teacher_prompt,
             train_on=self._stage.train_on,
             leave_one_out=self._stage.leave_one_out,

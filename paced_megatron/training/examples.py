@@ -62,7 +62,7 @@ def examples_from_responses(
     ]
 
 
-Weight = Callable[[int, int], float]  # (correct, attempts) -> a problem's weight, 0 where it is left out
+Weight = Callable[[float, float], float]  # (correct, attempts) -> a problem's weight, 0 where it is left out
 TeacherPrompt = Callable[[Attempt, Sequence[Attempt]], tuple[int, ...]]
 """(the attempt at hand, all attempts at its problem) -> token ids"""
 

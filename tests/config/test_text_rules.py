@@ -61,3 +61,10 @@ def test_any_text_goes_with_any_divergence(tmp_path, text, divergence):
         write_on_policy(tmp_path), [f"stages.0.text={text}", f"stages.0.divergence={divergence}"]
     )
     assert (config.stages[0].text, config.stages[0].divergence) == (text, divergence)
+
+
+def test_a_discount_wants_rollouts_and_the_posterior(tmp_path):
+    half = ["pacing.discount=0.5", "pacing.estimator=posterior"]
+    load_config(write_on_policy(tmp_path), half)
+    assert "estimator=plugin does not take" in complaint(tmp_path, half[0])
+    assert "has text: rollouts" in complaint(tmp_path, "stages.0.text=responses", *half)

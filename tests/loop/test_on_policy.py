@@ -30,6 +30,8 @@ from loop.on_policy_recipe import (
 from loop.recipes import QUICKSTART, records, without_times
 from loop.test_kills import interrupt_when
 from paced_megatron.cli import main
+from paced_megatron.config import PacingConfig
+from paced_megatron.pacing import read_pass_rates, stage_weights
 from paced_megatron.phases import on_policy
 from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.rollout.attempts import read_attempts
@@ -298,3 +300,32 @@ def test_attempts_whose_weights_are_gone_are_not_made_by_others(tmp_path, capsys
     error = capsys.readouterr().err
     assert str(rollouts) in error and "before step 1" in error
     assert json.loads((stage / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+
+
+def test_with_a_discount_earlier_visits_count_beside_a_step_s_own_also_after_a_restart(tmp_path):
+    """All four problems are drawn in each step; by hand: k <- k/2 + new, n <- n/2 + new, from the opening."""
+    paced = {"estimator": "posterior", "discount": 0.5}
+    recipe = write_on_policy(tmp_path, SOMETIMES[:BATCH], pacing=paced, training=PLAIN | {"save_interval": 2})
+    assert main(["run", str(recipe)]) == 0
+    folder = tmp_path / STAGE
+    opening = read_pass_rates(folder / "pass_rates.jsonl")
+    weigh = stage_weights(opening, PacingConfig(**paced)).weight
+    counts = {rate.problem_id: (rate.correct, rate.attempts) for rate in opening}
+    differs = 0
+    for step in (1, 2, 3):
+        weights = []
+        for problem, attempts in by_problem(folder / f"rollouts/step-{step:07d}.jsonl").items():
+            right = sum(attempt.outcome == "correct" for attempt in attempts)
+            counts[problem] = (counts[problem][0] / 2 + right, counts[problem][1] / 2 + ATTEMPTS)
+            weights.append(weigh(*counts[problem]))
+            differs += weights[-1] != weigh(right, ATTEMPTS)
+        said = records(folder / "metrics.jsonl")[step - 1]
+        assert said["weight_ess"] == pytest.approx(sum(weights) ** 2 / sum(w * w for w in weights), rel=1e-9)
+    assert differs >= 6
+    whole = load_file(folder / "hf/model.safetensors")
+    shutil.rmtree(folder / "checkpoints/iter_0000003")
+    shutil.rmtree(folder / "hf")
+    assert main(["run", str(recipe)]) == 0
+    again = load_file(folder / "hf/model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert len(records(folder / "metrics.jsonl")) == 3
