@@ -1,4 +1,5 @@
-"""`paced run` with `rollout.engine: sglang`: it starts a server, and gives it new weights between stages."""
+"""`paced run` with `rollout.engine: sglang`: it starts a server, and gives it new weights between stages and,
+on the student's own text, between steps."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from sglang_server import STARTUP_S, Launch
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(STARTUP_S + 360)]
 
-ITERS = 4
+ITERS, ON_POLICY_STEPS, BATCH = 4, 3, 4
 
 
 def noisy_student(folder: Path) -> Path:
@@ -57,6 +58,7 @@ def run(sglang_launch: Launch, tmp_path_factory) -> Path:
         stages=[
             {"divergence": "forward_kl", "train_iters": ITERS},
             {"divergence": "reverse_kl", "train_iters": 2},
+            {"divergence": "reverse_kl", "text": "rollouts", "train_iters": ON_POLICY_STEPS},
         ],
         evaluation={"every": 0, "attempts": 1, "greedy": True},
     )
@@ -128,6 +130,21 @@ def test_greedy_answers_after_the_first_stage_are_token_for_token_those_of_the_n
     assert {attempt["weight_version"] for attempt in attempts} != {"initial"}
     assert all(all(tokens) for tokens in judge(run / "stage-1" / "hf", attempts, problems).argmax)
     assert not all(all(tokens) for tokens in judge(QUICKSTART / "student", attempts, problems).argmax)
+
+
+def test_each_on_policy_step_has_attempts_by_the_weights_of_the_step_before(run):
+    folder = run / "stage-3"
+    for step in range(1, ON_POLICY_STEPS + 1):
+        path = folder / "rollouts" / f"step-{step:07d}.jsonl"
+        assert {attempt["weight_version"] for attempt in records(path)} == {f"stage-3 step-{step - 1}"}
+        assert len(set(keys(path))) == len(keys(path)) == BATCH * ATTEMPTS
+    first = records(folder / "rollouts" / "step-0000001.jsonl")
+    assert abs(judge(run / "stage-2" / "hf", first, run / "problems.jsonl").off) < 5
+    assert not (folder / "responses.jsonl").exists()
+    steps = records(folder / "metrics.jsonl")
+    assert [step["rollout"]["attempts"] for step in steps] == [BATCH * ATTEMPTS] * ON_POLICY_STEPS
+    before, after = (load_file(run / f"stage-{n}" / "hf" / "model.safetensors") for n in (2, 3))
+    assert any((before[name] != after[name]).any() for name in before)
 
 
 def test_nothing_of_the_server_is_left_when_the_run_has_ended(run):
