@@ -64,6 +64,7 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
         teacher_kind=stage.teacher,
         # A teacher that is an average follows the student after each step: it sleeps during rollouts only.
         teacher_offload=config.teacher.offload and stage.teacher not in MOVING,
+        teacher_cache=config.teacher.cache and stage.text == "responses",
         loss_workspace_mb=config.training.loss_workspace_mb,
         buffers=DIVERGENCES[stage.divergence].buffers,
         device=device,

@@ -48,6 +48,7 @@ class Plan:
                     }
                     for stage in self.stages
                 ],
+                "cache_bytes_per_response": self.work.cache_bytes,
                 "matmul_flops": self.flops,
                 "idle_share": self.idle_share,
                 "limit": self.limit,

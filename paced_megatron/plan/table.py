@@ -44,6 +44,11 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(_matmuls(plan))
     if work.layout.pipeline_model_parallel_size > 1:
         console.print(f"A pipeline stage waits {plan.idle_share:.0%} of the student's passes.")
+    if work.cache_bytes:
+        console.print(
+            f"teacher.cache keeps up to {work.cache_bytes / 2**20:,.1f} MB (2^20 bytes) of each response on "
+            "disk, in the run's folder."
+        )
     console.print(_verdict(plan))
 
 

@@ -47,6 +47,7 @@ class Work:
         pack_length: tokens of a packed bin that takes the place of a padded text; None: not packed.
         texts_per_problem: 1, or the K attempts of an on-policy step, if every problem has weight.
         teacher_kind: `teacher` of the stage; `teacher` is the student's shape for all but `model`.
+        teacher_cache: its hidden states at the responses are kept on disk.
         teacher_offload: the teacher's weights are on the host while it doesn't compute.
         device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
         buffers: [tokens, vocabulary] tensors that the divergence has alive in a block.
@@ -66,6 +67,7 @@ class Work:
     texts_per_problem: int = 1
     teacher_kind: str = "model"
     teacher_offload: bool = False
+    teacher_cache: bool = False
     loss_workspace_mb: float | None = None
     buffers: int = 4
     device: str = "cuda"
@@ -101,6 +103,11 @@ class Work:
     def loss_tokens(self) -> int:
         """Tokens of one micro-batch that the loss is taken on, M."""
         return round(self.tokens * self.response_share)
+
+    @property
+    def cache_bytes(self) -> int:
+        """On disk for one response, where the teacher's hidden states are kept there; else 0."""
+        return self.response_tokens * self.teacher.hidden_size * self.element if self.teacher_cache else 0
 
     @property
     def micro_batches(self) -> int:

@@ -140,3 +140,32 @@ def test_planning_imports_no_megatron():
 
     code = "import sys, paced_megatron.plan.plan as plan; sys.exit('megatron' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_the_teacher_s_cache_takes_on_disk_is_said_where_it_is_asked_for(recipe, capsys):
+    path = recipe("Qwen3-0.6B", "Qwen3-1.7B", training=BF16)
+    how = ("--memory-gb", "80", "--response-tokens", "1000")
+    for cache, size, said in (("false", 0, ""), ("true", 1000 * 2048 * 2, "up to 3.9 MB")):
+        asked = (path, f"teacher.cache={cache}", *how)
+        assert planned(capsys, *asked)[1]["cache_bytes_per_response"] == size
+        assert main(["plan", *map(str, asked)]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert said in shown and ("teacher.cache" in shown) == bool(said)
+
+
+def test_an_on_policy_step_is_planned_with_all_attempts_at_its_problems(recipe, capsys):
+    """Their K texts each, and beside them the engine that makes them."""
+
+    def plan(**stage) -> dict:
+        stages = [{"train_iters": 10, **stage}]
+        path = recipe("Qwen3-0.6B", "Qwen3-1.7B", training=BF16, stages=stages, rollout={"attempts": 4})
+        return planned(capsys, path, "--memory-gb", "80")[1]
+
+    stored, one, whole = plan(), plan(text="rollouts", train_on="one"), plan(text="rollouts")
+    handed_over = [
+        of["stages"][0]["turns"]["student"]["hidden states of the teacher"] for of in (stored, one, whole)
+    ]
+    assert handed_over == [handed_over[0], handed_over[0], 4 * handed_over[0]]
+    assert whole["matmul_flops"]["student forward"] == 4 * stored["matmul_flops"]["student forward"]
+    beside = ["evaluation between steps" in of["stages"][0]["turns"] for of in (stored, one, whole)]
+    assert beside == [False, True, True]
