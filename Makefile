@@ -103,7 +103,7 @@ $(NEWEST_INSTALLED): setup.py constraints.txt | has-newest
 
 test-sglang: $(INSTALLED) $(SGLANG_INSTALLED) ## the tests that need a real SGLang server, here on the CPU
 	PACED_SGLANG_PYTHON=$(CURDIR)/$(SGLANG_VENV)/bin/python \
-		$(VENV)/bin/python -m pytest -q -m sglang --session-timeout=480 tests/sglang $(ARGS)
+		$(VENV)/bin/python -m pytest -q -m sglang --session-timeout=600 tests/sglang $(ARGS)
 
 # Made anew each time: what an older list left behind could hide that something is missing from this one.
 $(SGLANG_INSTALLED): $(SGLANG_ENVIRONMENT)/install.sh $(wildcard $(SGLANG_ENVIRONMENT)/*.txt)
