@@ -46,6 +46,7 @@ class OnPolicyText:
         self._weight = opening_weight(job, number)
         self._first = 0  # the step before which the attempts at hand were made
         self._attempts: dict[Key, Attempt] = {}
+        self._texts: dict[Key, list[Example]] = {}  # of each problem drawn, by its first attempt
         self._visits = Visits(job, number)
 
     def batch(self, step: int, trainer: Trainer) -> Batch:
@@ -57,15 +58,17 @@ class OnPolicyText:
         """
         first = step - (step - 1) % self._stage.rollout_every
         drawn = self._drawn(first)
+        everything = [group for groups in drawn.values() for group in groups]
         timing_s: dict[str, float] = {}
         if first != self._first:
-            keys = [key for groups in drawn.values() for group in groups for key in group]
+            keys = [key for group in everything for key in group]
             timing_s = self._roll_out(first, step, keys, trainer)
             recorded = read_attempts(self._job.stage_folder(self._number).rollouts(first))
             self._attempts = {attempt.key: attempt for attempt in recorded}
             self._first = first
             self._visits.come_to(first, self._drawn)
-        kept = [texts for group in drawn[step] if (texts := self._texts(group))]
+            self._texts = {group[0]: self._texts_of(group) for group in everything}
+        kept = [texts for group in drawn[step] if (texts := self._texts[group[0]])]
         examples = [text for texts in kept for text in texts]
         weights = [math.fsum(text.weight for text in texts) for texts in kept]
         if not examples:
@@ -75,7 +78,6 @@ class OnPolicyText:
             )
         if step != first:
             return Batch(examples, weights)
-        everything = [group for groups in drawn.values() for group in groups]
         return Batch(examples, weights, self._numbers(everything), timing_s)
 
     def _drawn(self, first: int) -> dict[int, list[list[Key]]]:
@@ -131,7 +133,7 @@ class OnPolicyText:
             job.world.lead.alone(work, f"rollouts before step {first} of stage {number}")
         return {"sync": sync[0], "rollout": rollout[0]}
 
-    def _texts(self, group: Sequence[Key]) -> list[Example]:
+    def _texts_of(self, group: Sequence[Key]) -> list[Example]:
         problem = group[0][0]
         before = self._visits.before(group)
 
@@ -157,7 +159,7 @@ class OnPolicyText:
                 0 < right < len(group) for right, group in zip(correct, groups, strict=True)
             )
             / len(groups),
-            "kept_share": sum(bool(self._texts(group)) for group in groups) / len(groups),
+            "kept_share": sum(bool(self._texts[group[0]]) for group in groups) / len(groups),
             "pass_rate": sum(correct) / len(attempts),
             "attempts": len(attempts),
             "tokens": sum(len(attempt.token_ids) for attempt in attempts),

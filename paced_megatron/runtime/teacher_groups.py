@@ -6,7 +6,7 @@ out otherwise brings its own, made by Megatron's `HyperCommGrid` and passed to w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.distributed as dist
 from megatron.core.hyper_comm_grid import HyperCommGrid
@@ -81,5 +81,5 @@ def teacher_place_apart(
         students, teacher: their layouts; `first_rank` of the teacher's is filled in here.
         groups: the teacher's; None on the students' side.
     """
-    layout = Layout(teacher.tp, teacher.pp, teacher.dp, first_rank=students.ranks.stop)
+    layout = replace(teacher, first_rank=students.ranks.stop)
     return TeacherPlace(layout, students, groups, bridge.rank, bridge)

@@ -9,7 +9,6 @@ checkpoints/iter_0000020/     whole: it got this name, by one rename, when all o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from paced_megatron.errors import UserError
-from paced_megatron.runtime.files import write_atomically
+from paced_megatron.runtime.files import sha256, write_atomically
 
 MANIFEST = "manifest.json"
 BEST = "best"
@@ -46,8 +45,7 @@ def latest_iteration(checkpoints: Path) -> int:
 
 def file_entry(path: Path) -> dict[str, Any]:
     """What the manifest says about a file: {"bytes": int, "sha256": hexadecimal digits}."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -84,7 +82,7 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
             how = "truncated" if found < size else "too long"
             return f"{name} is {how} ({found} of {size} bytes)"
     for name in sorted(expected)[part::parts]:
-        if file_entry(folder / name)["sha256"] != expected[name][1]:
+        if sha256(folder / name) != expected[name][1]:
             return f"{name} holds other bytes than were written (SHA-256)"
     return None
 

@@ -8,7 +8,6 @@ rng_000.pt    of rank 0: states of Python, numpy, torch, CUDA, and Megatron's tr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.models.distributed_checkpoint import saved_bytes
 from paced_megatron.report.environment import environment
 from paced_megatron.run_folder import RunFolder, StageFolder
+from paced_megatron.runtime.files import sha256
 from paced_megatron.training.optimizer import set_steps_taken, steps_taken
 from paced_megatron.training.trainer import Trainer
 
@@ -43,11 +43,8 @@ class InForce:
     def of(cls, folder: StageFolder) -> InForce:
         """Of a stage in a run's folder."""
         config = RunFolder(folder.path.parent).config
-        return cls(folder.number, _sha256(config), _sha256(folder.pass_rates))
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+        found = (sha256(path) if path.exists() else None for path in (config, folder.pass_rates))
+        return cls(folder.number, *found)
 
 
 def layout_of(trainer: Trainer) -> dict[str, Any]:
