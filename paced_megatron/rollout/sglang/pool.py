@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from paced_megatron.errors import UserError
@@ -17,9 +17,10 @@ from paced_megatron.rollout.sglang.generation import Generation
 
 GROUP = 64  # attempts in one POST, at most
 POSTS = 64  # at a time to one server, at most
-# Attempts end together, so that places become free together: fewer, larger POSTs. The server has as many more
-# in its queue meanwhile. 0.01, 0.05, 0.15 s: 0.73, 0.93, 0.95 of the faster bare loop (docs/performance.md).
-GATHER_S = 0.15
+# A POST interrupts a server that decodes, so places that became free are filled together: when there are as
+# many as this part of all, or after so many seconds (docs/performance.md has what it costs and what it saves).
+GATHER_SHARE = 0.25
+GATHER_S = 0.5
 MOST_TRIES = 20  # of one attempt
 ABORTED_PAUSE_S = 1.0  # before an attempt that the server gave up is asked for again
 LOOK_EVERY_S = 1.0
@@ -55,10 +56,20 @@ class _Lane:
     """A server, and how many attempts more it may be asked for now."""
 
     server: Asked
-    free: int
+    places: int
     changed: threading.Condition  # all lanes' are on one lock
+    enough: threading.Condition  # the same lock; for the thread that gathers
+    free: int = field(init=False)
     recovering: int = 0  # threads that wait for the server to be ready again
     gathering: bool = False  # one of its threads waits for more places to become free
+
+    def __post_init__(self) -> None:
+        self.free = self.places
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether as many places are free as are worth a POST."""
+        return self.free >= GATHER_SHARE * self.places
 
 
 class Pool:
@@ -75,12 +86,13 @@ class Pool:
         self._stop = threading.Event()
         self._results: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()
         self._lanes = [
-            _Lane(server, concurrency, threading.Condition(self._lock)) for server, concurrency in servers
+            _Lane(server, places, threading.Condition(self._lock), threading.Condition(self._lock))
+            for server, places in servers
         ]
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), daemon=True)
             for lane in self._lanes
-            for _ in range(min(lane.free, POSTS))
+            for _ in range(min(lane.places, POSTS))
         ]
 
     def run(self) -> Iterator[list[Completion]]:
@@ -179,12 +191,13 @@ class Pool:
     def _gather(self, lane: _Lane) -> None:
         """Wait a moment, with the lock let go, for more places to become free."""
         lane.gathering = True
-        lane.changed.wait_for(self._stop.is_set, GATHER_S)
+        lane.enough.wait_for(lambda: lane.has_enough or self._stop.is_set(), GATHER_S)
         lane.gathering = False
 
     def _wake_all(self) -> None:
         for lane in self._lanes:
             lane.changed.notify_all()
+            lane.enough.notify_all()
 
     def _give_back(self, lane: _Lane, tasks: Collection[_Task], error: ServerError) -> None:
         for task in tasks:
@@ -205,7 +218,9 @@ class Pool:
         with self._lock:
             lane.free += 1
             self._open -= 1
-            if self._open:
-                lane.changed.notify()  # one thread has work now; waking all 64 costs more than the answer
-            else:
+            if not self._open:
                 self._wake_all()
+            elif lane.gathering:
+                lane.enough.notify()
+            else:
+                lane.changed.notify()  # one thread has work now; waking all 64 costs more than the answer
