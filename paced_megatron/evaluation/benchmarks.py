@@ -2,7 +2,8 @@
 BENCHMARKS.
 
 The hub could not be reached from where this was written: its names, splits and columns are those that public
-code uses (open-r1, NeMo-RL, inspect_evals and others). math500.jsonl and aime24.jsonl were read as files.
+code uses (NeMo-RL for AIME 2024, tasks for inspect for AIME 2025). math500.jsonl and aime24.jsonl were read
+as files.
 """
 
 from __future__ import annotations
