@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from loop.recipes import QUICKSTART, records, write_recipe
 from paced_megatron.cli import main
 from paced_megatron.config.io import dump_config, load_config
 from paced_megatron.evaluation.measurement import read_measurements
+from paced_megatron.exit_codes import STOPPED
 from paced_megatron.rollout.embedded import EmbeddedEngine
 from paced_megatron.runtime.files import sha256
 
@@ -108,23 +110,31 @@ def recorded(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in out.glob("words/*/attempts.jsonl"))
 
 
-def test_a_killed_evaluation_goes_on_and_ends_with_the_attempts_of_one_that_was_not(
-    compared: Path, problems: Path, tmp_path: Path, forkery: Forkery
+def test_one_that_was_killed_or_stopped_goes_on_and_ends_with_the_attempts_of_one_that_was_not(
+    problems: Path, tmp_path: Path, forkery: Forkery
 ) -> None:
-    # Batches of 4 leave their attempts one by one; 64 would have all of them at once.
+    # Batches of 4: one of 64 would have nearly all of them at once.
     words = ["evaluate", str(STUDENT), *asked(problems, "--batch-size", "4")]
+    out = tmp_path / "interrupted"
+    ends = {signal.SIGKILL: -9, signal.SIGTERM: STOPPED}
+    for number, (sent, code) in enumerate(ends.items(), start=1):
+        before = recorded(out)
+        job = forkery.start([*words, "--out", str(out)])
+        deadline = time.monotonic() + 60
+        while recorded(out) < before + 4:
+            assert time.monotonic() < deadline and job.runs, job.said()
+            time.sleep(0.001)
+        job.ranks[0].send(sent)
+        assert job.wait() == [code], job.said()
+        assert before + 4 <= recorded(out) < 4 * TWENTY, f"interruption {number} came too late"
+    assert f"{recorded(out)} of {4 * TWENTY} attempts are in {out}" in job.said()
+    kept = recorded(out)
+    last = forkery.start([*words, "--out", str(out)])
+    assert last.wait() == [0], last.said()
+    assert f"words, student: {kept}/{4 * TWENTY} attempts\n" in last.said()
     forkery.run([*words, "--out", str(tmp_path / "whole")])
-    job = forkery.start([*words, "--out", str(tmp_path / "killed")])
-    deadline = time.monotonic() + 60
-    while recorded(tmp_path / "killed") < 4:
-        assert time.monotonic() < deadline and job.runs, job.said()
-        time.sleep(0.001)
-    job.kill()
-    job.wait()
-    assert 4 <= recorded(tmp_path / "killed") < 4 * TWENTY, "killed too late to show anything"
-    forkery.run([*words, "--out", str(tmp_path / "killed")])
-    whole, killed = (next((tmp_path / name).glob("words/*/attempts.jsonl")) for name in ("whole", "killed"))
-    assert sha256(whole) == sha256(killed)
+    whole, interrupted = (next(one.glob("words/*/attempts.jsonl")) for one in (tmp_path / "whole", out))
+    assert sha256(whole) == sha256(interrupted)
 
 
 def test_a_run_is_evaluated_by_its_last_student(
