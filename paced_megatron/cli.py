@@ -9,13 +9,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from paced_megatron.commands import check_rollout, compare, convert, phases, plan, report
+from paced_megatron.commands import check_rollout, compare, convert, evaluate, phases, plan, report
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import INTERRUPTED, STOPPED, USER_ERROR
 from paced_megatron.runtime.files import cannot_write
 from paced_megatron.runtime.signals import Stopped
 
-COMMANDS = (phases, plan, compare, report, convert, check_rollout)  # in the order of `--help`
+COMMANDS = (phases, evaluate, plan, compare, report, convert, check_rollout)  # in the order of `--help`
 
 _EXAMPLES = """\
 examples:

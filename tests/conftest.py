@@ -53,6 +53,7 @@ LONG_FILES = (
     "parallel/test_teacher_apart.py",
     "loop/test_teacher_apart.py",
     "problems/test_verify_benchmarks.py",
+    "loop/test_evaluate_models.py",
     "loop/test_pacing.py",
     "loop/test_resume.py",
     "parallel/test_resume.py",

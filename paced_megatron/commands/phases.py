@@ -29,7 +29,7 @@ def _run(job: Job, stages: Sequence[int]) -> None:
     run(job)
 
 
-def _phase(name: str) -> Callable[[Job, Sequence[int]], None]:
+def phase(name: str) -> Callable[[Job, Sequence[int]], None]:
     """The phase of that name, for each of the stages. Imported late: `--help` and a wrong key needn't wait
     for Megatron."""
 
@@ -55,14 +55,11 @@ VERBS: dict[str, Verb] = {
     "run": Verb(
         _run, "everything, in order: roll out, weigh, respond, train, export, evaluate", by_stage=False
     ),
-    "rollout": Verb(_phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)"),
-    "weigh": Verb(_phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)"),
-    "respond": Verb(_phase("respond"), "the teacher answers the problems on the frontier (responses.jsonl)"),
-    "train": Verb(_phase("train"), "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)"),
-    "export": Verb(_phase("export"), "the trained student as a Hugging Face folder (hf/)"),
-    "evaluate": Verb(
-        _phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
-    ),
+    "rollout": Verb(phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)"),
+    "weigh": Verb(phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)"),
+    "respond": Verb(phase("respond"), "the teacher answers the problems on the frontier (responses.jsonl)"),
+    "train": Verb(phase("train"), "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)"),
+    "export": Verb(phase("export"), "the trained student as a Hugging Face folder (hf/)"),
 }
 
 
@@ -83,10 +80,15 @@ def add(verbs: Any) -> None:
 
 def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Do the work of the verb; returns the exit code. Raises UserError."""
-    verb = VERBS[options.verb]
-    config = load_config(options.config, options.overrides)
-    stages = _stages(config, getattr(options, "stage", None))
-    # Imported late, as in `_phase`.
+    stage = getattr(options, "stage", None)
+    return run_verb(VERBS[options.verb], options.config, options.overrides, stage, argv)
+
+
+def run_verb(verb: Verb, path: Path, overrides: Sequence[str], stage: int | None, argv: Sequence[str]) -> int:
+    """The verb on the configuration in `path`, for one stage or all (None); returns the exit code."""
+    config = load_config(path, overrides)
+    stages = _stages(config, stage)
+    # Imported late, as in `phase`.
     from paced_megatron.claim import check_run_folder
     from paced_megatron.inputs import read_inputs
 

@@ -49,7 +49,7 @@ class Source(str):
     """Where problems are: an absolute path, or `hf://...` (problems/rows.py)."""
 
 
-ProblemFormat = Literal["plain", "dapo_math", "dapo_math_processed", "math", "math500"]
+ProblemFormat = Literal["plain", "numbered", "dapo_math", "dapo_math_processed", "math", "math500"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class ProblemsConfig:
     format: Annotated[
         ProblemFormat,
         Key(
-            "how `train` is laid out: `plain`, the columns of `fields`; `dapo_math` and "
+            "how `train` is laid out: `plain`, the columns of `fields`; `numbered`, plain columns, a row "
+            "without an id named by its number; `dapo_math` and "
             "`dapo_math_processed`, DAPO-Math-17k's two editions, without repeats and its own instruction; "
             "`math`, Hendrycks' MATH, the answer from the solution's last box; `math500`, MATH-500"
         ),

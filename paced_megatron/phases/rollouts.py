@@ -13,12 +13,11 @@ from paced_megatron.job import Job
 from paced_megatron.pacing import read_weights
 from paced_megatron.phases.adaptive import planned_rounds
 from paced_megatron.phases.needs import student_before
-from paced_megatron.problems.outcome import Outcome
 from paced_megatron.progress import track
 from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_warnings, recover_attempts
-from paced_megatron.rollout.collect import collect_attempts
 from paced_megatron.rollout.engine import Key, Sampling
 from paced_megatron.rollout.requests import attempt_requests, attempt_seed, keyed_requests
+from paced_megatron.rollout.shown import collect_shown
 from paced_megatron.timings import Timing, append_timing
 
 
@@ -143,8 +142,7 @@ def sample(
     complete = recorded.keys() == {request.key for request in requests}
     if complete and {attempt.weight_version for attempt in recorded.values()} == {version}:
         return [recorded[request.key] for request in requests]  # no model need be loaded
-    verifier, tokenizer = job.verifier, job.inputs.tokenizer
-    correct, truncated, tokens, started = 0, 0, 0, time.perf_counter()
+    started = time.perf_counter()
     what = f"stage {number}: {PHASE_NAMES[phase]}{detail}"
 
     def stop_if_asked(done: int) -> None:
@@ -161,31 +159,16 @@ def sample(
             done=len(recorded),
         ) as bar,
     ):
-        began = time.perf_counter()  # from here on tokens are made
-
-        def advance(done: int, total: int, new: list[Attempt]) -> None:
-            nonlocal correct, truncated, tokens
-            correct += sum(attempt.outcome is Outcome.CORRECT for attempt in new)
-            truncated += sum(attempt.outcome is Outcome.TRUNCATED for attempt in new)
-            tokens += sum(len(attempt.token_ids) for attempt in new if attempt.key not in recorded)
-            rate = f"{tokens / (time.perf_counter() - began):.0f}"
-            shares = {
-                "correct": f"{correct / max(done, 1):.0%}",
-                "truncated": f"{truncated / max(done, 1):.0%}",
-            }
-            bar.advance(done - bar.done, **shares, **{"tokens/s": rate})
-            stop_if_asked(done)
-
-        attempts = collect_attempts(
+        attempts, tokens = collect_shown(
             engine,
             requests,
             sampling,
-            lambda texts, ids, reasons: verifier.score_many(
-                texts, [problems.by_id[name] for name in ids], reasons
-            ),
-            lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
-            path,
-            advance,
+            by_id=problems.by_id,
+            verifier=job.verifier,
+            tokenizer=job.inputs.tokenizer,
+            path=path,
+            bar=bar,
+            stop_if_asked=stop_if_asked,
         )
     seconds, made = time.perf_counter() - started, len(requests) - len(recorded)
     append_timing(job.folder.timings, Timing(phase, number, name, seconds, tokens, made))

@@ -41,6 +41,7 @@ _DAPO = {"id": "extra_info.index", "answer": "reward_model.ground_truth", "solut
 # By problems.format, problems.test_format and problems.forgetting_format.
 FORMATS: dict[str, Format] = {
     "plain": Format(),
+    "numbered": Format(number_as_id=True),  # plain, and a row without an id is named by its number
     # BytedTsinghua-SIA/DAPO-Math-17k, as verl reads it: 1.8 million rows, each problem a hundred times.
     "dapo_math": Format({**_DAPO, "problem": "prompt.0.content"}, (_DAPO_BEFORE, _DAPO_AFTER), repeated=True),
     # open-r1/DAPO-Math-17k-Processed: the same without repeats and instruction; `solution` is the answer.

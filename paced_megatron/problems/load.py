@@ -39,14 +39,15 @@ def load_problems(
         fields: our field -> the file's column, for those that differ, as {"id": "unique_id"}; "a.b.0" is
             entry 0 of `b` in the object in column `a`, unless a column has that very name. Columns that no
             field names are ignored. ids, levels and answers may be numbers; they become str.
-        format: a row of FORMATS, which says what `fields` says and more; `fields` is for "plain".
+        format: a row of FORMATS, which says what `fields` says and more; `fields` is for "plain" and
+            "numbered".
 
     Raises:
         UserError: naming file and line: file missing or not UTF-8, broken JSON, a field that is missing,
             empty or of another type, an id that appears twice, no problem at all, an unknown key in `fields`.
     """
     layout = FORMATS[format]
-    if format == "plain":
+    if format in ("plain", "numbered"):
         _check_fields(fields)
         layout = replace(layout, columns=fields)
     rows = (

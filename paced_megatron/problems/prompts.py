@@ -109,7 +109,7 @@ def _messages(turn: str, prompts: PromptConfig) -> list[dict[str, str]]:
 
 def _check_arguments(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> None:
     reserved = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
-    read = _variables(tokenizer.get_chat_template())
+    read = template_variables(tokenizer.get_chat_template())
     for name in prompts.chat_template_kwargs:
         if name in reserved:
             raise UserError(f"problems.prompts.chat_template_kwargs: {name!r} is not free; leave it out")
@@ -120,7 +120,7 @@ def _check_arguments(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) 
             )
 
 
-def _variables(template: str) -> set[str] | None:
+def template_variables(template: str) -> set[str] | None:
     """The variables that a chat template reads from outside; None for one with tags of its own dialect."""
     dialect = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from paced_megatron.evaluation.accuracy import FORGETTING, GREEDY, SAMPLED, TEST, EvaluationRow
+from paced_megatron.evaluation.estimates import Estimate, over_problems
 from paced_megatron.report.source import RunRecord
-from paced_megatron.report.statistics import Estimate, over_problems, over_seeds
+from paced_megatron.report.statistics import over_seeds
 from paced_megatron.report.table import by_number
 
 Interval = Callable[[Sequence[float], tuple[float, float]], Estimate]

@@ -1,30 +1,16 @@
 """What the report works out from a run's numbers: intervals, and movements between two pass rates.
 
-Pure functions of plain numbers. Every interval is one of 95 %.
+Pure functions of plain numbers. Every interval is one of 95 %; those over problems are in
+`evaluation/estimates.py`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
+from paced_megatron.evaluation.estimates import Estimate
 from paced_megatron.experiments.intervals import interval, mean
-
-RESAMPLES = 2000
-_BOOTSTRAP_SEED = 20260311
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean, and its 95 % interval where one can be told; `n` is what the interval runs over."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 def over_seeds(values: Sequence[float], within: tuple[float, float] | None = None) -> Estimate:
@@ -40,21 +26,6 @@ def over_seeds(values: Sequence[float], within: tuple[float, float] | None = Non
     if within is not None and found is not None:
         low, high = max(found[0], within[0]), min(found[1], within[1])
     return Estimate(mean(values), low, high, len(values))
-
-
-def over_problems(shares: Sequence[float], within: tuple[float, float] | None = None) -> Estimate:
-    """Mean over problems with a percentile bootstrap interval, problems drawn again with replacement.
-
-    The same shares always give the same interval. Shares that are all alike give one of no width, which says
-    how little the sample tells, not how sure it is; it is given as no interval. `within` changes nothing:
-    means of what is possible are possible.
-    """
-    if len(set(shares)) < 2:
-        return Estimate(mean(shares), None, None, len(shares))
-    values = np.asarray(shares, dtype=np.float64)
-    draws = np.random.default_rng(_BOOTSTRAP_SEED).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), (0.025, 0.975))
-    return Estimate(mean(shares), float(low), float(high), len(shares))
 
 
 def transitions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,17 +16,17 @@ from paced_megatron.runtime.files import append_lines
 
 log = logging.getLogger(__name__)
 
-# An outcome, the share above which it points to a mistake in the set-up, and where that mistake may be.
-_SUSPICIOUS = (
-    (Outcome.TRUNCATED.value, 0.05, "raise rollout.max_new_tokens, or pass rates come out too low"),
-    (
-        Outcome.UNPARSABLE.value,
-        0.5,
+# The share of an outcome above which it points to a mistake in the set-up.
+_SUSPICIOUS = {Outcome.TRUNCATED.value: 0.05, Outcome.UNPARSABLE.value: 0.5, Outcome.TIMED_OUT.value: 0.01}
+# Where that mistake may be.
+REMEDIES = {
+    Outcome.TRUNCATED.value: "raise rollout.max_new_tokens, or pass rates come out too low",
+    Outcome.UNPARSABLE.value: (
         "no answer is found in them; see problems.verifier.answer_marker, or ask for a \\boxed{} answer in "
-        "problems.prompts.template",
+        "problems.prompts.template"
     ),
-    (Outcome.TIMED_OUT.value, 0.01, "raise problems.verifier.timeout_s"),
-)
+    Outcome.TIMED_OUT.value: "raise problems.verifier.timeout_s",
+}
 
 # The keys of a line, with the type that JSON has for each.
 _JSON_TYPES: dict[str, type] = {
@@ -132,12 +132,16 @@ def outcome_counts(attempts: Iterable[Attempt]) -> dict[str, int]:
     return counts
 
 
-def outcome_warnings(attempts: Collection[Attempt]) -> list[str]:
-    """What is odd about the outcomes, and what to look at; nothing where they are as expected."""
+def outcome_warnings(attempts: Collection[Attempt], remedies: Mapping[str, str] = REMEDIES) -> list[str]:
+    """What is odd about the outcomes, and what to look at; nothing where they are as expected.
+
+    Args:
+        remedies: outcome -> what to look at, for who has other switches than a run's configuration.
+    """
     counts, total = outcome_counts(attempts), len(attempts)
     return [
-        f"{counts[kind] / total:.0%} of the attempts are {kind.replace('_', ' ')}: {remedy}"
-        for kind, share, remedy in _SUSPICIOUS
+        f"{counts[kind] / total:.0%} of the attempts are {kind.replace('_', ' ')}: {remedies[kind]}"
+        for kind, share in _SUSPICIOUS.items()
         if total and counts[kind] > share * total
     ]
 

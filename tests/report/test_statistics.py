@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 
-from paced_megatron.report.statistics import moved, moved_by_chance, over_problems, over_seeds, transitions
+from paced_megatron.report.statistics import moved, moved_by_chance, over_seeds, transitions
 
 
 def test_an_interval_over_three_seeds_is_students_t_with_two_degrees():
@@ -27,23 +26,6 @@ def test_a_seed_that_is_not_a_number_does_not_vanish_from_the_mean():
     found = over_seeds([0.4, math.nan, 0.5])
     assert math.isnan(found.mean)
     assert found.low is None
-
-
-def test_the_bootstrap_agrees_with_the_normal_interval_where_there_are_many_problems():
-    rng = random.Random(1)
-    shares = [rng.choice((0.0, 0.5, 1.0)) for _ in range(2000)]
-    found = over_problems(shares)
-    mean = sum(shares) / len(shares)
-    error = math.sqrt(sum((share - mean) ** 2 for share in shares) / len(shares) / len(shares))
-    assert found.mean == pytest.approx(mean)
-    assert found.low == pytest.approx(mean - 1.96 * error, abs=0.15 * error)
-    assert found.high == pytest.approx(mean + 1.96 * error, abs=0.15 * error)
-
-
-def test_the_bootstrap_gives_the_same_interval_each_time_and_none_where_all_problems_are_alike():
-    shares = [0.0, 0.5, 1.0, 1.0]
-    assert over_problems(shares) == over_problems(shares)
-    assert over_problems([1.0, 1.0, 1.0]).low is None
 
 
 def test_transitions_count_problems_that_have_both():

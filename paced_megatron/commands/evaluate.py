@@ -1,0 +1,146 @@
+"""`paced evaluate`: the phase of a run, or models on benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paced_megatron.commands import phases
+from paced_megatron.errors import UserError
+from paced_megatron.evaluation.presets import DEFAULT, PRESETS, in_words
+from paced_megatron.runtime.signals import listening
+
+PHASE = phases.Verb(
+    phases.phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
+)
+YAML = (".yaml", ".yml")
+_DESCRIPTION = """\
+Of a run's YAML: accuracy of the exported student on the held-out problems (evaluation.json), as `paced run`
+does it. Of the folders of models or runs (a run stands for its last stage's student): avg@k, pass@k and maj@k
+on benchmarks, with intervals over problems; of several folders also their differences, paired by problem.
+Started again it goes on, and asks no model for what is there.
+"""
+
+
+def _epilog() -> str:
+    presets = "\n".join(
+        f"  {name:<8} avg@{preset.attempts}, {in_words(preset.sampling, preset.thinking)} ({preset.source})"
+        for name, preset in PRESETS.items()
+    )
+    return f"""\
+presets:
+{presets}
+
+examples:
+  paced evaluate recipe.yaml --stage 1
+      a phase of a run: its own held-out problems, its own sampling
+  paced evaluate runs/lr3 --benchmark math500 --benchmark aime2024 --data benchmarks
+      a run's student, with benchmarks/math500.jsonl in place of the hub
+  paced evaluate models/Qwen3-1.7B runs/lr3 --benchmark aime2024 --attempts 32 --pass-at 1,8,32 \\
+      --launch /opt/sglang/bin/python
+      before and after, by an SGLang server that is started for it: evaluations/results.md
+
+docs/evaluation.md says how to read the numbers.
+"""
+
+
+def add(verbs: Any) -> None:
+    """The verb, for argparse."""
+    command = verbs.add_parser(
+        "evaluate",
+        help="accuracy of a run's student (evaluation.json), or of any models on benchmarks",
+        description=_DESCRIPTION,
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "targets",
+        nargs="+",
+        metavar="TARGET",
+        help="a run's YAML (key=value behind it replaces a key), or folders of models or runs",
+    )
+    command.add_argument("--stage", type=int, metavar="N", help="of a YAML: only stage N (default: all)")
+    add = command.add_argument_group("of folders").add_argument
+    add(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help="math500, aime2024, aime2025, or a file of problems with answers; may be repeated",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="where files of benchmarks are ($PACED_BENCHMARKS; else the hub)",
+    )
+    add(
+        "--field",
+        action="append",
+        default=[],
+        metavar="OURS=COLUMN",
+        help="a column of FILE that is not called id, problem, answer; may be repeated",
+    )
+    add("--preset", default=DEFAULT, metavar="NAME", help=f"how attempts are sampled (default: {DEFAULT})")
+    add("--attempts", type=int, metavar="K", help="attempts at each problem, in place of the preset's")
+    add("--pass-at", type=_numbers, default=(), metavar="K,...", help="pass@k and maj@k for these k")
+    add("--max-new-tokens", type=int, metavar="N", help="tokens of an answer, in place of the preset's")
+    add(
+        "--thinking",
+        action=argparse.BooleanOptionalAction,
+        help="enable_thinking of the chat template, in place of the preset's",
+    )
+    add(
+        "--prompts-of",
+        type=Path,
+        metavar="RUN|YAML",
+        help="ask and score as this run does: its problems.prompts and problems.verifier",
+    )
+    add("--limit", type=int, metavar="N", help="only the first N problems of each benchmark")
+    add("--seed", type=int, default=1234, metavar="N", help="of the attempts (default: 1234)")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for the results (default: TARGET/evaluation, and ./evaluations)",
+    )
+    add("--batch-size", type=int, default=64, metavar="N", help="attempts at a time, without a server")
+    server = command.add_mutually_exclusive_group()
+    server.add_argument(
+        "--url", metavar="URL", help="an SGLang server; it is given the weights of each folder in turn"
+    )
+    server.add_argument(
+        "--launch",
+        type=Path,
+        metavar="PYTHON",
+        help="start an SGLang server by this interpreter, for as long",
+    )
+    command.add_argument(
+        "--launch-args", default="", metavar="TEXT", help="of that server beside model, host and port"
+    )
+    command.set_defaults(run=run)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers with commas between, as 1,4,8") from None
+
+
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """The phase, or the models; returns the exit code. Raises UserError."""
+    first, *rest = options.targets
+    if Path(first).suffix.lower() in YAML:
+        if options.benchmark:
+            raise UserError(f"--benchmark is for folders; {first} names its own problems (problems.test)")
+        return phases.run_verb(PHASE, Path(first), rest, options.stage, argv)
+    if options.stage is not None:
+        raise UserError("--stage is for a run's YAML; name the folder stage-N/hf of a run instead")
+    # Imported late: `--help` and a phase needn't wait.
+    from paced_megatron.commands.evaluate_folders import evaluate_folders
+
+    with listening():
+        return evaluate_folders(options)

@@ -1,0 +1,213 @@
+"""`paced evaluate FOLDER...` with real (tiny) models: attempts, tables, going on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from loop.forked import Forkery
+from loop.recipes import QUICKSTART, records, write_recipe
+from paced_megatron.cli import main
+from paced_megatron.config.io import dump_config, load_config
+from paced_megatron.evaluation.measurement import read_measurements
+from paced_megatron.exit_codes import STOPPED
+from paced_megatron.rollout.embedded import EmbeddedEngine
+from paced_megatron.runtime.files import sha256
+
+STUDENT, TEACHER = QUICKSTART / "student", QUICKSTART / "teacher"
+ASKED = ["--prompts-of", str(QUICKSTART / "quickstart.yaml"), "--max-new-tokens", "24"]
+# Every 20th problem, of all levels; the student solves some of them at temperature 1.
+TWENTY = 20
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lines = (QUICKSTART / "test.jsonl").read_text().splitlines(keepends=True)
+    path = tmp_path_factory.mktemp("problems") / "words.jsonl"
+    path.write_text("".join(lines[:: len(lines) // TWENTY][:TWENTY]))
+    return path
+
+
+def asked(problems: Path, *more: str | Path) -> list[str]:
+    arguments = ["--benchmark", problems, *ASKED, "--preset", "tip", "--attempts", "4", "--pass-at", "1,4"]
+    return [str(argument) for argument in (*arguments, *more)]
+
+
+@pytest.fixture(scope="module")
+def compared(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of student and teacher; not to be changed."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    assert main(["evaluate", str(STUDENT), str(TEACHER), *asked(problems, "--out", out)]) == 0
+    return out
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model is an error."""
+
+    def load(engine: EmbeddedEngine, folder: Path, version: str) -> None:
+        raise AssertionError(f"{folder} was loaded")
+
+    monkeypatch.setattr(EmbeddedEngine, "load_weights", load)
+
+
+def test_a_model_has_its_attempts_its_numbers_and_a_difference_from_the_first(compared: Path) -> None:
+    student, teacher = (read_measurements(compared / name)[0] for name in ("student", "teacher"))
+    for one in (student, teacher):
+        (attempts,) = (compared / one.target).glob("words/*/attempts.jsonl")
+        made = records(attempts)
+        assert len(made) == 4 * TWENTY == sum(one.outcomes.values())
+        correct = sum(attempt["outcome"] == "correct" for attempt in made)
+        assert one.metrics["avg@4"].mean == pytest.approx(correct / len(made))
+        assert set(one.metrics) == {"avg@4", "pass@1", "pass@4", "maj@1", "maj@4"}
+        assert one.verifier == {"kind": "exact", "answer_marker": "#"}
+        assert one.prompts["template"] == "{problem}"
+    assert 0.1 < student.metrics["avg@4"].mean < 0.9
+    assert student.metrics["avg@4"].low is not None
+    record = json.loads((compared / "results.json").read_text())
+    (gain,) = [
+        row["difference"] for row in record["rows"] if (row["metric"], row["target"]) == ("avg@4", "teacher")
+    ]
+    assert gain["mean"] == pytest.approx(teacher.metrics["avg@4"].mean - student.metrics["avg@4"].mean)
+    assert gain["low"] > 0
+    assert "minus student" in (compared / "results.md").read_text()
+
+
+def test_what_is_there_is_told_again_without_a_model(
+    compared: Path, problems: Path, tmp_path: Path, no_model: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(compared, tmp_path / "out")
+    asking = asked(problems, "--out", tmp_path / "out")
+    asking[asking.index("1,4")] = "2"  # what is told is no setting of the attempts
+    assert main(["evaluate", str(STUDENT), str(TEACHER), *asking]) == 0
+    said = capsys.readouterr().out
+    assert "pass@2" in said and "pass@4" not in said
+    assert "preset tip (TIP, as XFDG reads it; changed: attempts 4 in place of 16" in said
+
+
+def test_other_weights_in_the_same_folder_are_attempted_anew(problems: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(STUDENT, model)
+    assert main(["evaluate", str(model), *asked(problems)]) == 0
+    assert not (tmp_path / "evaluations").exists()
+    (first,) = read_measurements(model / "evaluation")
+    shutil.copy(TEACHER / "model.safetensors", model)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copy(TEACHER / name, model)
+    assert main(["evaluate", str(model), *asked(problems)]) == 0
+    both = read_measurements(model / "evaluation")
+    assert first in both and len({one.weights for one in both}) == 2
+    assert max(one.metrics["avg@4"].mean for one in both) > first.metrics["avg@4"].mean
+
+
+def recorded(out: Path) -> int:
+    """Attempts that are in the file."""
+    return sum(path.read_bytes().count(b"\n") for path in out.glob("words/*/attempts.jsonl"))
+
+
+def test_one_that_was_killed_or_stopped_goes_on_and_ends_with_the_attempts_of_one_that_was_not(
+    problems: Path, tmp_path: Path, forkery: Forkery
+) -> None:
+    # Batches of 4: one of 64 would have nearly all of them at once.
+    words = ["evaluate", str(STUDENT), *asked(problems, "--batch-size", "4")]
+    out = tmp_path / "interrupted"
+    ends = {signal.SIGKILL: -9, signal.SIGTERM: STOPPED}
+    for number, (sent, code) in enumerate(ends.items(), start=1):
+        before = recorded(out)
+        job = forkery.start([*words, "--out", str(out)])
+        deadline = time.monotonic() + 60
+        while recorded(out) < before + 4:
+            assert time.monotonic() < deadline and job.runs, job.said()
+            time.sleep(0.001)
+        job.ranks[0].send(sent)
+        assert job.wait() == [code], job.said()
+        assert before + 4 <= recorded(out) < 4 * TWENTY, f"interruption {number} came too late"
+    assert f"{recorded(out)} of {4 * TWENTY} attempts are in {out}" in job.said()
+    kept = recorded(out)
+    last = forkery.start([*words, "--out", str(out)])
+    assert last.wait() == [0], last.said()
+    assert f"words, student: {kept}/{4 * TWENTY} attempts\n" in last.said()
+    forkery.run([*words, "--out", str(tmp_path / "whole")])
+    whole, interrupted = (next(one.glob("words/*/attempts.jsonl")) for one in (tmp_path / "whole", out))
+    assert sha256(whole) == sha256(interrupted)
+
+
+def test_a_run_is_evaluated_by_its_last_student(
+    problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe", run_dir=str(tmp_path / "run"))
+    run = tmp_path / "run"
+    shutil.copytree(STUDENT, run / "stage-1" / "hf")
+    (run / "config.yaml").write_text(dump_config(load_config(recipe)))
+    arguments = asked(problems)
+    arguments[arguments.index("--prompts-of") + 1] = str(run)
+    assert main(["evaluate", str(run), *arguments, "--limit", "3"]) == 0
+    (one,) = read_measurements(run / "evaluation")
+    assert (one.target, one.problems, one.total_problems) == ("run", 3, TWENTY)
+    assert one.verifier["answer_marker"] == "#"
+    assert (run / "evaluation" / "results.md").is_file()
+    assert "words: 3 of 20 problems x 4 attempts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--benchmark is missing", "math500"]),
+        (["--benchmark", "aime24x"], ["--benchmark aime24x", "did you mean aime24?"]),
+        (["--benchmark", "FILE", "--preset", "papers"], ["--preset papers", "did you mean paper?"]),
+        (["--benchmark", "FILE", "--limit", "0"], ["--limit 0"]),
+        (["--benchmark", "FILE", "--attempts", "4", "--pass-at", "8"], ["pass@8", "at least 8 attempts"]),
+        (["--benchmark", "FILE"], ["context is", "lower --max-new-tokens"]),
+        (["--benchmark", "FILE", "--batch-size", "0"], ["--batch-size 0"]),
+        (["--benchmark", "FILE", "--benchmark", "FILE"], ["--benchmark words: two of this name"]),
+        (["--benchmark", "FILE", "--field", "answer"], ["--field answer", "OURS=COLUMN"]),
+        (["--benchmark", "FILE", "--field", "answers=x"], ["did you mean 'answer'?"]),
+        (["--benchmark", "aime24", "--field", "id=x"], ["--field is for a file"]),
+        (["--benchmark", "FILE", "--stage", "1"], ["--stage is for a run's YAML"]),
+        (["--benchmark", "FILE", "--url", "http://127.0.0.1:9"], ["--url http://127.0.0.1:9"]),
+        (["--benchmark", "FILE", "--launch", "/nowhere/python"], ["--launch /nowhere/python"]),
+        (["--benchmark", "FILE", "--prompts-of", "/nowhere.yaml"], ["/nowhere.yaml: no such file"]),
+        (["--benchmark", "FILE", "--prompts-of", "/tmp"], ["--prompts-of /tmp", "config.yaml"]),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_model_is_loaded(
+    arguments: list[str],
+    words: list[str],
+    problems: Path,
+    tmp_path: Path,
+    no_model: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [str(problems) if argument == "FILE" else argument for argument in arguments]
+    assert main(["evaluate", str(STUDENT), *given, "--out", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_model_and_one_that_cannot_be_written_are_named(
+    problems: Path, tmp_path: Path, no_model: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tmp_path), *asked(problems)]) == 2
+    assert "no config.json here" in capsys.readouterr().err
+    (tmp_path / "out").write_text("a file is in the way")
+    assert main(["evaluate", str(STUDENT), *asked(problems, "--out", tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "can't be written" in line and "--out" in line
+
+
+def test_a_yaml_is_the_phase_and_takes_no_benchmark(
+    tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    assert main(["evaluate", str(recipe), "--benchmark", str(problems)]) == 2
+    assert "--benchmark is for folders" in capsys.readouterr().err
+    assert main(["evaluate", str(recipe), "training.lrr=1"]) == 2
+    assert "training.lrr" in capsys.readouterr().err
+    assert main(["evaluate", str(recipe), "--stage", "2"]) == 2
+    assert "--stage 2" in capsys.readouterr().err
