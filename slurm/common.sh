@@ -161,8 +161,8 @@ run_ranks() { # NAME VERB CONFIG [key=value...]
     if [ "$LAUNCHER" = torchrun ]; then
         local per_node=$((${SLURM_NTASKS:-$SLURM_NNODES} / SLURM_NNODES))
         run_step "$name" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 -- "$PYTHON" -m torch.distributed.run \
-            --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" --rdzv-backend=c10d \
-            --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" -m paced_megatron.cli "$@"
+            --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" --master-addr="$MASTER_ADDR" \
+            --master-port="$MASTER_PORT" -m paced_megatron.cli "$@"
     else
         run_step "$name" -- "$PYTHON" -m paced_megatron.cli "$@"
     fi
