@@ -30,7 +30,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install quickstart test lint types unit test-newest has-newest test-sglang format docs clean \
-	test-long long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills
+	test-slurm test-long long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -111,6 +111,9 @@ $(SGLANG_INSTALLED): $(SGLANG_ENVIRONMENT)/install.sh $(wildcard $(SGLANG_ENVIRO
 	@echo "installing into $(SGLANG_VENV), 1.8 GB with torch for the CPU ..."
 	@bash $(SGLANG_ENVIRONMENT)/install.sh $(PYTHON) $(SGLANG_VENV)
 	@touch $@
+
+test-slurm: $(INSTALLED) ## the tests that need a real Slurm: starts one here (as root; installs Debian's where none is)
+	$(VENV)/bin/python -m pytest -q -m slurm --session-timeout=420 tests/slurm $(ARGS)
 
 format: $(INSTALLED) ## bring the code into the form that lint asks for
 	$(VENV)/bin/ruff check --fix --quiet . || true

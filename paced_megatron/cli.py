@@ -13,6 +13,7 @@ from paced_megatron.commands import check_rollout, compare, convert, evaluate, p
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import INTERRUPTED, STOPPED, USER_ERROR
 from paced_megatron.runtime.files import cannot_write
+from paced_megatron.runtime.launch import slurm_task
 from paced_megatron.runtime.signals import Stopped
 
 COMMANDS = (phases, evaluate, plan, compare, report, convert, check_rollout)  # in the order of `--help`
@@ -48,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # On import Megatron warns of each CUDA extension that is not there. It works without; nobody can act.
     warnings.filterwarnings("ignore", module=r"megatron\.")
-    shows_errors = os.environ.get("RANK", "0") == "0"  # rank 0, or the process that the user started
+    shows_errors = _rank() == "0"
     try:
+        os.environ.update(slurm_task(os.environ))
         return options.run(options, argv)
     except UserError as error:
         if shows_errors:
@@ -69,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if shows_errors:
             print(f"paced: {stopped}", file=sys.stderr)
         return STOPPED
+
+
+def _rank() -> str:
+    """ "0" for rank 0, and for the process that the user started."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from paced_megatron.errors import UserError
 from paced_megatron.runtime import launch as launch_module
-from paced_megatron.runtime.launch import already_launched, free_port, launch
+from paced_megatron.runtime.launch import already_launched, free_port, launch, slurm_task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -366,3 +367,35 @@ def test_a_free_port_can_be_listened_on_and_is_no_taken_one(monkeypatch: pytest.
         draw = lambda self, low, high: next(draws)  # noqa: E731
         monkeypatch.setattr(launch_module.random.SystemRandom, "randrange", draw)
         assert free_port() > taken
+
+
+TASK_OF_SLURM = {
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "MASTER_ADDR": "node7",
+    "MASTER_PORT": "20001",
+}
+
+
+def test_a_task_of_a_slurm_step_of_several_is_a_rank_of_a_job() -> None:
+    assert slurm_task(TASK_OF_SLURM) == {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
+    all_gpus, its_own = ({"CUDA_VISIBLE_DEVICES": visible} for visible in ("0,1,2,3", "1"))
+    assert slurm_task(TASK_OF_SLURM | all_gpus)["LOCAL_RANK"] == "1"
+    assert slurm_task(TASK_OF_SLURM | its_own)["LOCAL_RANK"] == "0"
+
+
+def test_a_jobs_script_a_step_of_one_task_and_a_rank_of_torchrun_are_no_such_tasks() -> None:
+    in_the_script = {name: TASK_OF_SLURM[name] for name in TASK_OF_SLURM if name != "SLURM_STEP_NUM_TASKS"}
+    for environment in (
+        {},
+        in_the_script,
+        TASK_OF_SLURM | {"SLURM_STEP_NUM_TASKS": "1"},
+        TASK_OF_SLURM | {"RANK": "0"},
+    ):
+        assert slurm_task(environment) == {}
+
+
+def test_a_task_that_is_not_told_where_its_ranks_meet_says_so() -> None:
+    with pytest.raises(UserError, match="task 5 of a Slurm step of 8, and MASTER_PORT is not set"):
+        slurm_task(TASK_OF_SLURM | {"MASTER_PORT": ""})
