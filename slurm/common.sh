@@ -164,11 +164,11 @@ run_ranks() { # NAME VERB CONFIG [key=value...]
     shift
     if [ "$LAUNCHER" = torchrun ]; then
         local per_node=$((${SLURM_NTASKS:-$SLURM_NNODES} / SLURM_NNODES))
-        # torchrun itself would die of USR1, which its ranks know what to do with; and it ends with 1, whatever their code.
+        # torchrun itself would die of USR1, which its ranks know what to do with; and it ends with 1 whatever they end with.
         run_step "$name" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 -- \
             env --block-signal=USR1 "$PYTHON" -m torch.distributed.run \
-            --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" --rdzv-backend=c10d \
-            --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" -m paced_megatron.cli "$@" || code=$?
+            --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" --master-addr="$MASTER_ADDR" \
+            --master-port="$MASTER_PORT" -m paced_megatron.cli "$@" || code=$?
         [ -z "$STOP_ASKED" ] || [ -z "$(what_is_saved)" ] || code=$STOPPED
         return "$code"
     else
