@@ -41,6 +41,7 @@ PYTHON=""
 CONTAINER_OPTIONS=() # of srun; sbatch would refuse a script with options that it does not know
 
 in_environment() { # sets PYTHON, the one of the tasks
+    unset RANK LOCAL_RANK WORLD_SIZE # of a job in which somebody has called sbatch; Slurm says who a task is
     export PYTHONPATH="$PACED_REPO${PYTHONPATH:+:$PYTHONPATH}" # this checkout, also where the package is installed
     export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false CUDA_DEVICE_MAX_CONNECTIONS=1
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
