@@ -67,8 +67,9 @@ class Budget:
         return int(self.amount) if self.name == "train_iters" else None
 
     def __str__(self) -> str:
-        """As in "20,000 tokens"."""
-        return f"{self.amount:,} {self.unit}"
+        """As in "20,000 tokens" or "2.5 seconds"."""
+        whole = int(self.amount)
+        return f"{whole if whole == self.amount else self.amount:,} {self.unit}"
 
 
 def named(keys: BudgetConfig) -> list[str]:
