@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from loop.interrupted import lines, wait_for
 from loop.on_policy_recipe import ALWAYS, ATTEMPTS, NEVER, SOMETIMES, write_on_policy
-from loop.recipes import TEST_PROBLEMS, adopt, records, without_times, write_experiment, write_recipe
+from loop.recipes import adopt, records, without_times, write_experiment, write_recipe
 from paced_megatron.cli import main
 from paced_megatron.experiments.results import read_comparison
 from paced_megatron.report.source import read_run
@@ -251,23 +251,33 @@ def test_its_report_is_that_of_its_last_step_and_counts_the_steps_of_each_stage(
     assert len(content["loss"][0]["mean"]) == sum(last)
 
 
+ARMS = {
+    "paced": {},
+    "permuted": {"pacing.permute": True},
+    "everything": {"pacing.keep": "all", "pacing.kernel": "uniform"},
+}
+
+
 def test_arms_with_the_same_tokens_take_steps_of_their_own_and_are_compared_at_their_ends(tmp_path, capsys):
-    arms = {"short": {}, "long": {"stages.0.train_tokens": 2 * TOKENS}}
     path = write_experiment(
-        tmp_path, arms, seeds=[1], training=TRAINING | {"train_tokens": TOKENS}, stages=[{}],
+        tmp_path, ARMS, seeds=[1], training=TRAINING | {"train_tokens": TOKENS}, stages=[{}],
         evaluation={"every": 0, "attempts": 2, "temperature": 1.0, "top_p": 1.0, "top_k": -1},
     )  # fmt: skip
     assert main(["compare", str(path)]) == 0
     assert "training, steps" in capsys.readouterr().out
     comparison = read_comparison(tmp_path / "experiment")
     assert comparison.missing == []
-    for name, amount in (("short", TOKENS), ("long", 2 * TOKENS)):
-        measures = comparison.arm(name).measures
-        found = ended(tmp_path / f"experiment/arms/{name}/seed-1/stage-1")
-        assert measures["training_tokens"].mean == found["tokens"] >= amount
-        assert measures["training_steps"].mean == found["last_step"]
-        rows = json.loads((tmp_path / f"experiment/arms/{name}/seed-1/evaluation.json").read_text())["rows"]
-        assert {row["step"] for row in rows} == {0, found["last_step"]}
-        assert rows[-1]["problems"] == TEST_PROBLEMS
+    steps: dict[str, list[tuple[float, int]]] = {}
+    for name in ARMS:
+        run = tmp_path / f"experiment/arms/{name}/seed-1"
+        measures, found = comparison.arm(name).measures, ended(run / "stage-1")
+        steps[name] = [(record["lr"], record["tokens"]) for record in records(run / "stage-1/metrics.jsonl")]
+        spent = list(accumulate(tokens for _, tokens in steps[name]))
+        assert spent[-1] >= TOKENS > spent[-2]
+        assert measures["training_tokens"].mean == found["tokens"] == spent[-1]
+        assert measures["training_steps"].mean == found["last_step"] == len(spent)
+        rows = json.loads((run / "evaluation.json").read_text())["rows"]
+        assert {row["step"] for row in rows} == {0, len(spent)}
+    assert steps["paced"] == steps["permuted"] != steps["everything"]  # the same problems, or others
     assert main(["compare", str(path)]) == 0
     assert "all of these runs are there already" in capsys.readouterr().out
