@@ -96,7 +96,7 @@ def frontier_warnings(
     batch_size: int,
     kept_first: int | None = None,
     *,
-    budget_key: str = "train_iters",
+    budget_key: str,
 ) -> list[str]:
     """What should be known before stage `number` is trained on stored text of `kept` problems.
 
@@ -127,7 +127,7 @@ def on_policy_warnings(
     batch_size: int,
     kept_first: int | None = None,
     *,
-    budget_key: str = "train_iters",
+    budget_key: str,
 ) -> list[str]:
     """As `frontier_warnings`, for a stage that draws from all problems and measures them at each step."""
     of_a_step = batch_size * kept / measured
