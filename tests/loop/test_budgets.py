@@ -26,7 +26,7 @@ from paced_megatron.training import loop
 from paced_megatron.training.batches import batch_order
 from paced_megatron.training.checkpoints import latest_iteration, spent_at
 
-TOKENS = 250  # some nine steps of four texts
+TOKENS = 500  # twelve steps of four texts
 TRAINING = {
     "micro_batch_size": 2,
     "global_batch_size": 4,
@@ -102,11 +102,12 @@ def test_killed_within_a_budget_of_tokens_it_ends_with_the_same_step_and_weights
     recipe = recipe_with(tmp_path, answered)
     run = tmp_path / "run"
     job = forkery.start(["run", recipe])
-    assert wait_for(job, lambda run: lines(run / "stage-1/metrics.jsonl") in (4, 5), run), job.said()
+    between = (4, 5, 7, 8)  # two checkpoints; on a busy machine a step passes between two looks
+    assert wait_for(job, lambda run: lines(run / "stage-1/metrics.jsonl") in between, run), job.said()
     job.kill()
     assert job.wait() == [-signal.SIGKILL]
     begun = latest_iteration(run / "stage-1/checkpoints")
-    assert begun == 3 and spent_at(run / "stage-1/checkpoints", begun).tokens > 0
+    assert begun in (3, 6, 9) and spent_at(run / "stage-1/checkpoints", begun).tokens > 0
     assert not (run / "stage-1/training.json").exists()
     forkery.run(["run", recipe])
     for one, two in zip(
