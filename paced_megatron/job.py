@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from paced_megatron.config import Config, StageConfig
+from paced_megatron.errors import UserError
 from paced_megatron.inputs import Inputs
 from paced_megatron.problems.verify import Verifier
 from paced_megatron.progress import say, warn
@@ -17,6 +18,7 @@ from paced_megatron.rollout.engine import RolloutEngine
 from paced_megatron.rollout.engines import EngineSetting, JobEngine
 from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.world import World
+from paced_megatron.training.budget import last_step
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,14 @@ class Job:
         """Raise Stopped on every rank where one was asked to stop; `saved`: what is on disk. Before something
         that takes its time, where nothing would be lost."""
         self.world.lead.stop_if_asked(saved)
+
+    def last_step(self, number: int) -> int:
+        """The step with which a stage's training has ended; UserError on every rank where it has not."""
+        folder, budget = self.stage_folder(number), self.config.budget(number)
+        step = self.world.lead.agree(last_step(folder, budget) if self.world.is_lead else None)
+        if step is None:
+            raise UserError(f"{folder.training} is missing: run `paced train --stage {number}` first")
+        return int(step)
 
     def stage_folder(self, number: int) -> StageFolder:
         return self.folder.stage(number)

@@ -58,11 +58,11 @@ class Progress:
     """What `track` hands out: call `advance` when some are done."""
 
     description: str
-    total: int | None
+    total: float | None
     unit: str
     console: Console
     clock: Callable[[], float]
-    done: int
+    done: float
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Progress:
         self._start = self._last_line = self.clock()
         self._bar: tuple[RichProgress, TaskID] | None = None
 
-    def advance(self, n: int = 1, **facts: Any) -> None:
+    def advance(self, n: float = 1, **facts: Any) -> None:
         """`n` more are done; `facts` (name=value) stand at the end of the line until they are replaced."""
         self.done += n
         self.facts |= facts
@@ -83,7 +83,8 @@ class Progress:
 
     def show_on(self, bar: RichProgress) -> None:
         """Show every further step on a bar, rather than in lines."""
-        task = bar.add_task(self.description, total=self.total, completed=self.done, status=self.status())
+        task = bar.add_task(self.description, total=self.total, status=self.status())
+        bar.update(task, completed=self.done)
         self._bar = bar, task
 
     def say(self, text: str) -> None:
@@ -110,7 +111,7 @@ class Progress:
 
     def _count(self) -> str:
         of = "" if self.total is None else f"/{self.total}"
-        return f"{self.done}{of} {self.unit}"
+        return f"{round(self.done, 1)}{of} {self.unit}"
 
     def _rate(self) -> float:
         """Per second, of what was done here (a run that goes on did the rest before); 0: not known yet."""
@@ -127,12 +128,12 @@ class Progress:
 @contextmanager
 def track(
     description: str,
-    total: int | None,
+    total: float | None,
     unit: str,
     *,
     console: Console | None = None,
     rank: int = 0,
-    done: int = 0,
+    done: float = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
     """Show how far `description` has come, of `total` (None: not known) `unit`s, `done` of them before.

@@ -23,6 +23,8 @@ A run's folder, all of it readable without this project's code:
                         drawn twice has the attempts 0 to K-1 and K to 2K-1
       policy/           the student that makes them, as a Hugging Face folder, while the stage is trained
       metrics.jsonl     a line per optimizer step (training/metrics.py): loss, tokens, step_time (seconds) ...
+      training.json     once training has ended: last_step, tokens (response tokens trained on), seconds (of
+                        its steps), why ("budget spent", or "no text")
       teacher/          the teacher's hidden states, a file a text (training/teacher_cache.py), where
                         teacher.cache asks for them
       checkpoints/      training state
@@ -95,6 +97,11 @@ class StageFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def training(self) -> Path:
+        """With which step training has ended, and why (training/budget.py)."""
+        return self.path / "training.json"
 
     @property
     def student(self) -> Path:

@@ -39,6 +39,7 @@ LONG_FILES = (
     "loop/test_two_stage.py",
     "loop/test_signals.py",
     "loop/test_full_disk.py",
+    "loop/test_budgets.py",
     "loop/test_loop.py",
     "tools/test_convert.py",
     "parallel/test_layouts.py",

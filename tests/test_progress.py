@@ -29,6 +29,16 @@ def a_terminal() -> tuple[Console, io.StringIO]:
     return Console(file=text, force_terminal=True, width=120, _environ={"TERM": "xterm"}), text
 
 
+def test_time_left_of_a_budget_in_seconds_goes_by_what_is_spent_of_it_by_the_clock_on_the_wall() -> None:
+    """A quarter of the budget took 8 s on the wall, evaluations and all."""
+    console, _ = a_log()
+    clock = Clock()
+    with track("training", 10.0, "seconds", console=console, clock=clock) as bar:
+        clock.now += 8.0
+        bar.advance(2.5)
+        assert bar.status() == "2.5/10.0 seconds, 0.312 seconds/s, 24 s left"
+
+
 def test_a_log_has_a_line_at_the_start_one_every_five_seconds_and_one_at_the_end() -> None:
     console, text = a_log()
     clock = Clock()

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         limit = float(torch.cuda.get_device_properties(0).total_memory)
     on_cpu = limit is None
     work = planned_work(config, Texts(options.prompt_tokens, response_tokens), "cpu" if on_cpu else "cuda")
-    plan = make_plan(work, limit)
+    plan = make_plan(work, limit, [config.budget(number) for number in range(1, len(config.stages) + 1)])
     if options.json:
         print(plan.as_json())
     else:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from paced_megatron.config.budget import Budget, budget_of
 from paced_megatron.config.evaluation import EvaluationConfig, LoggingConfig
 from paced_megatron.config.key import Key
 from paced_megatron.config.models import HUB_ID, ModelPathConfig, ParallelConfig, TeacherConfig
@@ -24,6 +25,7 @@ from paced_megatron.config.training import StageConfig, TrainingConfig
 __all__ = [
     "HUB_ID",
     "AdaptiveConfig",
+    "Budget",
     "Config",
     "EvaluationConfig",
     "Key",
@@ -65,7 +67,6 @@ class Config:
         """The number of the job's processes: the student's, and those that only the teacher has."""
         return self.parallel.world_size + self.teacher.own_processes(self.parallel)
 
-    @property
-    def end(self) -> tuple[int, int]:
-        """(stage, step) with which training ends: the key of the run's last measurements."""
-        return (len(self.stages), self.stages[-1].train_iters)
+    def budget(self, number: int) -> Budget:
+        """How long stage `number` (from 1) is trained."""
+        return budget_of(self.stages[number - 1], self.training, number)

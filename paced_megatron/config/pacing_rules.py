@@ -87,6 +87,19 @@ def _order_is_one(config: Config) -> str | None:
     return None
 
 
+def _sorted_stage_is_known(config: Config) -> str | None:
+    if config.pacing.order != "easy_to_hard":
+        return None
+    for number in range(1, len(config.stages) + 1):
+        budget = config.budget(number)
+        if budget.name == "train_seconds":
+            return (
+                f"pacing.order=easy_to_hard sorts all texts of a stage, and how many {budget.key} makes only "
+                "the clock knows; set train_iters or train_tokens"
+            )
+    return None
+
+
 PACING_RULES: list[Rule] = [
     (
         "pacing.keep",
@@ -101,6 +114,7 @@ PACING_RULES: list[Rule] = [
     ),
     ("pacing.band_low", "is at most `pacing.band_high`", _band_is_one),
     ("pacing.apply", "is `sample` only with `order: shuffled` and `normalize: kept`", _order_is_one),
+    ("pacing.order", "is `easy_to_hard` only with `train_iters` or `train_tokens`", _sorted_stage_is_known),
     (
         "rollout.adaptive",
         "with `rounds` above 0 wants `pacing.estimator` `posterior` or `auto`, and `rollout.attempts` above "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from paced_megatron.config import Config, LaunchConfig, TrainingConfig
+from paced_megatron.config.budget import BUDGETS, BudgetConfig, named
 from paced_megatron.config.layouts import LAYOUT_RULES, Rule
 from paced_megatron.config.pacing_rules import PACING_RULES
 from paced_megatron.config.teacher_rules import TEACHER_RULES
@@ -37,11 +39,56 @@ def _decay_goes_down(config: Config) -> str | None:
     return None if low <= high else f"training.min_lr={low:g} is above training.lr={high:g}; lower it"
 
 
-def _warmup_ends(config: Config) -> str | None:
-    warmup, steps = config.training.lr_warmup_iters, min(stage.train_iters for stage in config.stages)
-    if warmup < steps:
+def _training_has_one_budget(config: Config) -> str | None:
+    return _too_many("training", config.training)
+
+
+def _stages_have_one_budget(config: Config) -> str | None:
+    for number, stage in enumerate(config.stages):
+        if complaint := _too_many(f"stages.{number}", stage):
+            return complaint
+        if not named(stage) and not named(config.training):
+            return (
+                f"stages.{number} has no budget; set {_listed(BUDGETS, 'or')} there, or in training for all "
+                "stages"
+            )
+    return None
+
+
+def _too_many(section: str, keys: BudgetConfig) -> str | None:
+    names = named(keys)
+    if len(names) < 2:
         return None
-    return f"training.lr_warmup_iters={warmup} must be below every stage's train_iters; one has {steps}"
+    return f"{section} names more than one budget, {_listed(names, 'and')}; leave one (null: not set)"
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    return f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def _warmup_ends(config: Config) -> str | None:
+    training = config.training
+    if training.lr_warmup_iters == 0:
+        return None
+    if training.lr_warmup_fraction > 0:
+        return (
+            f"training.lr_warmup_iters={training.lr_warmup_iters} stands beside training.lr_warmup_fraction="
+            f"{training.lr_warmup_fraction:g}; leave one"
+        )
+    budgets = [config.budget(number) for number in range(1, len(config.stages) + 1)]
+    for budget in budgets:
+        if budget.steps is None:
+            return (
+                f"training.lr_warmup_iters={training.lr_warmup_iters} counts steps, and {budget.key} "
+                f"{budget.unit}; set training.lr_warmup_fraction, a share of the budget"
+            )
+    steps = min(budget.amount for budget in budgets)
+    if training.lr_warmup_iters < steps:
+        return None
+    return (
+        f"training.lr_warmup_iters={training.lr_warmup_iters} must be below every stage's train_iters; one "
+        f"has {steps}"
+    )
 
 
 def _template_asks(config: Config) -> str | None:
@@ -187,7 +234,23 @@ RULES: list[Rule] = [
     ),
     ("training.min_lr", "is at most `training.lr`", _decay_goes_down),
     ("training.token_weights_kept", "is for `token_weights: tip`", _kept_share_is_used),
-    ("training.lr_warmup_iters", "is below every stage's `train_iters`", _warmup_ends),
+    (
+        "training",
+        "names at most one of `train_iters`, `train_tokens` and `train_seconds`",
+        _training_has_one_budget,
+    ),
+    (
+        "stages",
+        "has at each entry at most one of `train_iters`, `train_tokens` and `train_seconds`, and one where "
+        "`training` has none",
+        _stages_have_one_budget,
+    ),
+    (
+        "training.lr_warmup_iters",
+        "is below every stage's `train_iters`; where a stage has another budget `lr_warmup_fraction` stands "
+        "in its place",
+        _warmup_ends,
+    ),
     *PACING_RULES,
     (
         "rollout",

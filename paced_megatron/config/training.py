@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from paced_megatron.config.budget import BudgetConfig
 from paced_megatron.config.key import Key
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """The weighted distillation: batches, optimizer, schedule, loss, checkpoints."""
+class TrainingConfig(BudgetConfig):
+    """The weighted distillation: budget, batches, optimizer, schedule, loss, checkpoints. The budget is that
+    of every stage that names none itself."""
 
     micro_batch_size: Annotated[int, Key("problems in one forward pass", at_least=1)] = 1
     global_batch_size: Annotated[
@@ -20,9 +22,13 @@ class TrainingConfig:
     lr: Annotated[float, Key("AdamW's learning rate, at its peak", above=0)] = 1e-6
     min_lr: Annotated[float, Key("learning rate at the end of the decay, at most lr", at_least=0)] = 0.0
     lr_decay_style: Annotated[
-        Literal["constant", "linear", "cosine"], Key("how the learning rate falls over a stage's train_iters")
+        Literal["constant", "linear", "cosine"], Key("how the learning rate falls over a stage's budget")
     ] = "constant"
     lr_warmup_iters: Annotated[int, Key("steps over which the learning rate rises from 0", at_least=0)] = 0
+    lr_warmup_fraction: Annotated[
+        float,
+        Key("the same as a share of a stage's budget; one of the two at most", at_least=0, below=1),
+    ] = 0.0
     weight_decay: Annotated[float, Key("AdamW's weight decay", at_least=0)] = 0.1
     clip_grad: Annotated[float, Key("the gradient's norm is clipped to this; 0: never", at_least=0)] = 1.0
     adam_beta1: Annotated[float, Key("decay of AdamW's first moment", at_least=0, below=1)] = 0.9
@@ -81,8 +87,9 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """One stage; stages are trained one after the other."""
+class StageConfig(BudgetConfig):
+    """One stage; stages are trained one after the other. Without a budget of its own it has that of
+    `training`."""
 
     text: Annotated[
         Literal["responses", "rollouts"],
@@ -131,14 +138,6 @@ class StageConfig:
             "student teaches itself, `none` elsewhere"
         ),
     ] = None
-    train_iters: Annotated[
-        int,
-        Key(
-            "optimizer steps of this stage; with `text: rollouts` a step with no problem on the frontier "
-            "counts too, though nothing moves",
-            at_least=1,
-        ),
-    ]
     rollout_every: Annotated[
         int,
         Key("with `text: rollouts`: this many steps share the weights that make their attempts", at_least=1),

@@ -25,6 +25,7 @@ from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.files import write_atomically
 from paced_megatron.runtime.run_lock import run_lock
 from paced_megatron.runtime.world import World
+from paced_megatron.training.budget import end_of
 
 
 def check_experiment(experiment: Experiment, inputs: Inputs) -> None:
@@ -123,5 +124,6 @@ def _outcome(job: Job) -> str:
     if not job.world.is_lead:
         return ""
     rows = {row.key: row for row in read_rows(job.folder.evaluation)}
-    row = rows.get((*job.config.end, TEST, SAMPLED))
+    end = end_of(job.folder, job.config)
+    row = None if end is None else rows.get((*end, TEST, SAMPLED))
     return "" if row is None else f"held-out accuracy {row.accuracy:.1%}, "

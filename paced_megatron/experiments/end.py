@@ -16,6 +16,7 @@ from paced_megatron.rollout.attempts import read_attempts
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.runtime.files import read_jsonl
 from paced_megatron.timings import read_timings
+from paced_megatron.training.budget import end_of, last_step
 
 # PROBLEM_SET_DECODING, and for the test problems by stratum PROBLEM_SET_DECODING_STRATUM.
 ACCURACIES = tuple(
@@ -26,7 +27,15 @@ ACCURACIES = tuple(
 )
 # Training's tokens are those of the responses trained on. A rollout is an attempt or a teacher's response;
 # what the arms of a seed share is made once and counted in each.
-COSTS = ("problems_kept", "training_tokens", "training_seconds", "rollout_tokens", "rollout_seconds")
+COSTS = (
+    "problems_kept",
+    "training_steps",
+    "training_tokens",
+    "training_seconds",
+    "rollout_tokens",
+    "rollout_seconds",
+)
+ANEW = "put the file back, or delete the run's folder, and `paced compare` makes it anew"
 ROLLOUT_PHASES = ("attempts", "responses", "rollouts")
 
 
@@ -44,7 +53,10 @@ class EndOfRun:
 def end_of_run(run: RunFolder, config: Config, before: bool = False) -> EndOfRun:
     """What a finished run measured last, and what it cost; with `before`, what it measured before training,
     which cost nothing. Raises UserError for a file that is missing or broken."""
-    stage, step = (1, 0) if before else config.end
+    end = (1, 0) if before else end_of(run, config)
+    if end is None:
+        raise UserError(f"{run.stage(len(config.stages)).training} is missing: {ANEW}")
+    stage, step = end
     strata = read_strata(run.strata)
     shares: dict[str, dict[str, float]] = {}
     for problem_set, decoding in planned(config):
@@ -63,18 +75,18 @@ def end_of_run(run: RunFolder, config: Config, before: bool = False) -> EndOfRun
 
 def _costs(run: RunFolder, config: Config) -> dict[str, float]:
     steps = []
-    for number, stage in enumerate(config.stages, start=1):
+    for number in range(1, len(config.stages) + 1):
         path = run.stage(number).metrics
-        records = read_jsonl(path)
-        if len(records) < stage.train_iters:
-            raise UserError(
-                f"{path} has {len(records)} of {stage.train_iters} steps: put the file back, or delete the "
-                "run's folder, and `paced compare` makes it anew"
-            )
+        records, last = read_jsonl(path), last_step(run.stage(number), config.budget(number))
+        if last is None:
+            raise UserError(f"{run.stage(number).training} is missing: {ANEW}")
+        if len(records) < last:
+            raise UserError(f"{path} has {len(records)} of {last} steps: {ANEW}")
         steps += records
     rollouts = [timing for timing in read_timings(run.timings) if timing.phase in ROLLOUT_PHASES]
     return {
         "problems_kept": len(read_weights(run.stage(1).pass_rates)),
+        "training_steps": len(steps),
         "training_tokens": sum(record["tokens"] for record in steps),
         "training_seconds": math.fsum(record["step_time"] for record in steps),
         "rollout_tokens": sum(timing.tokens for timing in rollouts),

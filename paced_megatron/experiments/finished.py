@@ -7,6 +7,7 @@ from paced_megatron.evaluation.accuracy import read_rows
 from paced_megatron.evaluation.plan import planned
 from paced_megatron.experiments.experiment import Experiment
 from paced_megatron.run_folder import RunFolder
+from paced_megatron.training.budget import end_of
 
 
 def is_finished(run: RunFolder, config: Config) -> bool:
@@ -17,10 +18,13 @@ def is_finished(run: RunFolder, config: Config) -> bool:
         return False
     if config.evaluation.pass_rates_after and not last.pass_rates_after.exists():
         return False
+    end = end_of(run, config)
+    if end is None:
+        return False
     if config.problems.test is None:
         return True
     measured = {row.key for row in read_rows(run.evaluation)}
-    return all((*config.end, *kind) in measured for kind in planned(config))
+    return all((*end, *kind) in measured for kind in planned(config))
 
 
 def missing_runs(experiment: Experiment) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 
 from paced_megatron.evaluation.strata import STRATA
+from paced_megatron.experiments.end import COSTS
 from paced_megatron.experiments.experiment import BEFORE
 from paced_megatron.experiments.results import Comparison, Measured
 
@@ -17,6 +18,7 @@ MEASURE_NAMES = {
     "forgetting_sampled": "other skill, sampled",
     "forgetting_greedy": "other skill, greedy",
     "problems_kept": "problems trained on",
+    "training_steps": "training, steps",
     "training_tokens": "training, tokens",
     "training_seconds": "training, seconds",
     "rollout_tokens": "rollouts, tokens",
@@ -26,7 +28,7 @@ _GROUPS = (
     ("test_sampled", *(f"test_sampled_{stratum}" for stratum in STRATA)),
     ("test_greedy", *(f"test_greedy_{stratum}" for stratum in STRATA)),
     ("forgetting_sampled", "forgetting_greedy"),
-    ("problems_kept", "training_tokens", "training_seconds", "rollout_tokens", "rollout_seconds"),
+    COSTS,
 )
 
 

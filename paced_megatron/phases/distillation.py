@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from rich.console import Console
+
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
 from paced_megatron.models.folder import save_folder
@@ -16,10 +18,12 @@ from paced_megatron.phases.rollouts import problems_to_respond_to
 from paced_megatron.phases.snapshot import save_snapshot
 from paced_megatron.rollout.attempts import Attempt
 from paced_megatron.rollout.requests import attempt_seed
+from paced_megatron.run_folder import StageFolder
 from paced_megatron.runtime.files import remove_folder
-from paced_megatron.training.checkpoints import load_model_weights, newest_whole
+from paced_megatron.training.budget import Meter, patience_with
+from paced_megatron.training.checkpoints import load_model_weights, newest_whole, spent_at
 from paced_megatron.training.examples import Example, examples_from_responses
-from paced_megatron.training.loop import train_stage
+from paced_megatron.training.loop import tell_ended, train_stage
 from paced_megatron.training.order import paced_batches
 from paced_megatron.training.source import Source, StoredText
 from paced_megatron.training.student import load_chunks
@@ -35,9 +39,13 @@ def train(job: Job, number: int) -> None:
     if job.world.lead.agree(folder.student.exists()):
         return job.say(f"stage {number}: trained already (exported to {folder.student})")
     done = newest_whole(folder.checkpoints, job.warn)
-    if done >= stage.train_iters:
+    meter = Meter(config.budget(number), spent_at(folder.checkpoints, done))
+    patience = patience_with(len(job.inputs.train), config.training.global_batch_size)
+    if ended := meter.why_ended(patience):
+        # A run may have been killed between its last checkpoint and this.
+        job.world.lead.alone(lambda: _note_ended(folder, meter, ended, job.console), "noting the last step")
         return job.say(f"stage {number}: trained already ({done} steps)")
-    job.stop_if_asked(f"stage {number}: {done} of {stage.train_iters} steps are trained")
+    job.stop_if_asked(f"stage {number}: {meter.at(done)} is trained")
     # A run may have been killed between an evaluation and this; no checkpoint is removed before.
     job.world.lead.alone(lambda: note_best(job, number), "looking for the best checkpoint")
     source = TEXTS[stage.text](job, number)
@@ -47,10 +55,11 @@ def train(job: Job, number: int) -> None:
         stage,
         config.training,
         config.parallel,
+        budget=config.budget(number),
         student_folder=student_folder,
         teacher_folder=job.inputs.teacher_of(stage)[1],
         teacher_offload=config.teacher.offload,
-        teacher_cache=_teacher_cache(job, number, source.stored),
+        teacher_cache=_teacher_cache(job, number, source),
     )
 
     def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
@@ -66,7 +75,7 @@ def train(job: Job, number: int) -> None:
         trainer,
         folder,
         source,
-        train_iters=stage.train_iters,
+        patience=patience,
         evaluate_every=config.evaluation.every if job.inputs.test else 0,
         on_evaluation=evaluate_snapshot,
         console=job.console,
@@ -75,13 +84,19 @@ def train(job: Job, number: int) -> None:
     job.world.lead.alone(lambda: remove_folder(folder.policy), "clearing up after the rollouts")
 
 
-def _teacher_cache(job: Job, number: int, examples: Sequence[Example]) -> TeacherCache | None:
+def _note_ended(folder: StageFolder, meter: Meter, why: str, console: Console) -> None:
+    if not folder.training.exists():
+        tell_ended(folder, meter, why, console)
+
+
+def _teacher_cache(job: Job, number: int, source: Source) -> TeacherCache | None:
     """The stage's cache of the teacher's hidden states, its folder made and its size said; None where the
     configuration asks for none, or no text comes twice."""
     if not job.config.teacher.cache:
         return None
-    training, stage = job.config.training, job.stage(number)
-    if not examples or stage.train_iters * training.global_batch_size <= len(examples):
+    training, stage, examples = job.config.training, job.stage(number), source.stored
+    steps = source.steps_within(job.config.budget(number))
+    if not examples or (steps is not None and steps * training.global_batch_size <= len(examples)):
         job.say(f"stage {number}: teacher.cache is left out: no text comes a second time")
         return None
     shape, teacher = job.inputs.teacher_of(stage)
@@ -125,11 +140,9 @@ def export(job: Job, number: int) -> None:
     if job.world.lead.agree(folder.student.exists()):
         return job.say(f"stage {number}: exported already ({folder.student})")
     done = newest_whole(folder.checkpoints, job.warn)
-    if done < job.stage(number).train_iters:
-        raise UserError(
-            f"{folder.checkpoints}: {done} of {job.stage(number).train_iters} steps are trained; run `paced "
-            "train` first"
-        )
+    ended = job.last_step(number)
+    if done < ended:
+        raise UserError(f"{folder.checkpoints}: {done} of {ended} steps are trained; run `paced train` first")
     job.stop_if_asked(f"stage {number}: all {done} steps are trained")
     shape, chunks = load_chunks(
         job.inputs.student_folder,
@@ -148,7 +161,7 @@ def _stored_text(job: Job, number: int) -> Source:
         job.config.pacing,
         _examples(job, number),
         batch_size=job.config.training.global_batch_size,
-        train_iters=job.stage(number).train_iters,
+        budget=job.config.budget(number),
         seed=attempt_seed(job.config.seed, "order of batches", number),
     )
     return StoredText(examples, order)

@@ -39,7 +39,7 @@ def evaluate_after(job: Job, number: int) -> None:
     if job.inputs.test is None and not job.config.evaluation.pass_rates_after:
         return job.say("no held-out problems (problems.test), so nothing is evaluated")
     require(job, folder.student, "export")
-    evaluate(job, number, job.stage(number).train_iters, folder.student)
+    evaluate(job, number, job.last_step(number), folder.student)
     if job.config.evaluation.pass_rates_after and number == job.stage_numbers[-1]:
         _attempt_training_problems_again(job, number)
 

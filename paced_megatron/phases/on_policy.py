@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from paced_megatron.config import Budget
 from paced_megatron.errors import UserError
 from paced_megatron.job import Job
 from paced_megatron.pacing import read_pass_rates, stage_weights
@@ -49,6 +50,10 @@ class OnPolicyText:
         self._texts: dict[Key, list[Example]] = {}  # of each problem drawn, by its first attempt
         self._visits = Visits(job, number)
 
+    def steps_within(self, budget: Budget) -> int | None:
+        """Known of steps alone."""
+        return budget.steps
+
     def batch(self, step: int, trainer: Trainer) -> Batch:
         """The step's texts; before the first of `rollout_every` steps they are made, with the weights that
         `trainer` has. A collective over all ranks.
@@ -86,7 +91,9 @@ class OnPolicyText:
         job, attempts = self._job, self._job.config.rollout.attempts
         problems, seen = list(job.inputs.train.by_id), Counter[str]()
         seed = attempt_seed(job.config.seed, "order of rollouts", self._number)
-        end = min(first + self._stage.rollout_every, self._stage.train_iters + 1)
+        end = first + self._stage.rollout_every
+        if (last := self._job.config.budget(self._number).steps) is not None:
+            end = min(end, last + 1)  # of any other budget nobody knows yet with which step it ends
         drawn: dict[int, list[list[Key]]] = {}
         for step in range(first, end):
             order = batch_order(len(problems), job.config.training.global_batch_size, step - 1, seed)

@@ -50,7 +50,12 @@ def weigh(job: Job, number: int) -> None:
         job.say(f"stage {number}: {in_words(rates, paced, pacing)}")
         batch_size = job.config.training.global_batch_size
         for warning in STAGE_WARNINGS[job.stage(number).text](
-            number, len(paced.weights), len(rates), batch_size, _kept_first(job, number)
+            number,
+            len(paced.weights),
+            len(rates),
+            batch_size,
+            _kept_first(job, number),
+            budget_key=job.config.budget(number).key,
         ):
             job.warn(warning)
 
@@ -85,32 +90,44 @@ def in_words(rates: Sequence[PassRate], paced: PacedWeights, pacing: PacingConfi
 
 
 def frontier_warnings(
-    number: int, kept: int, measured: int, batch_size: int, kept_first: int | None = None
+    number: int,
+    kept: int,
+    measured: int,
+    batch_size: int,
+    kept_first: int | None = None,
+    *,
+    budget_key: str,
 ) -> list[str]:
     """What should be known before stage `number` is trained on stored text of `kept` problems.
 
     Args:
         measured: problems in all.
         kept_first: problems that stage 1 was trained on; None: this is it.
+        budget_key: where the stage's budget is set.
     """
     warnings = []
     if kept < FEW_BATCHES * batch_size:
         warnings.append(
             f"stage {number} has only {kept} problems to train on, {kept / batch_size:.1f} batches of "
-            f"{batch_size}: they will be repeated often; bring more problems, or "
-            f"train less (stages.{number - 1}.train_iters)"
+            f"{batch_size}: they will be repeated often; bring more problems, or train less ({budget_key})"
         )
     if kept_first is not None and kept < EXHAUSTED * kept_first:
         warnings.append(
             f"stage {number} keeps {kept} problems where stage 1 kept {kept_first}: the frontier is nearly "
             "exhausted, and what is left of it will be overfitted; end with the stage before, train less "
-            f"(stages.{number - 1}.train_iters), or bring harder problems"
+            f"({budget_key}), or bring harder problems"
         )
     return warnings
 
 
 def on_policy_warnings(
-    number: int, kept: int, measured: int, batch_size: int, kept_first: int | None = None
+    number: int,
+    kept: int,
+    measured: int,
+    batch_size: int,
+    kept_first: int | None = None,
+    *,
+    budget_key: str,
 ) -> list[str]:
     """As `frontier_warnings`, for a stage that draws from all problems and measures them at each step."""
     of_a_step = batch_size * kept / measured

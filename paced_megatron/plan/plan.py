@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from paced_megatron.config import Budget
 from paced_megatron.plan.matmuls import idle_share, matmul_flops
 from paced_megatron.plan.memory import StageMemory, memory_by_stage
 from paced_megatron.plan.search import layout_that_fits
@@ -20,6 +22,7 @@ class Plan:
     limit: bytes that a rank may hold; None: nothing to compare with.
     fits: whether every rank stays below it; None without a limit.
     would_fit: where it does not fit, a layout that would, if there is one.
+    budgets: of the stages of training, in order.
     """
 
     work: Work
@@ -29,6 +32,7 @@ class Plan:
     limit: float | None
     fits: bool | None
     would_fit: Layout | None
+    budgets: Sequence[Budget] = ()
 
     def as_json(self) -> str:
         """Bytes and operations, under the names that the table shows."""
@@ -53,14 +57,15 @@ class Plan:
                 "idle_share": self.idle_share,
                 "limit": self.limit,
                 "fits": self.fits,
+                "budgets": [{budget.name: budget.amount} for budget in self.budgets],
                 "would_fit": asdict(self.would_fit) if self.would_fit else None,
             },
             indent=1,
         )
 
 
-def make_plan(work: Work, limit: float | None) -> Plan:
-    """Plan a step; `limit` in bytes for each rank."""
+def make_plan(work: Work, limit: float | None, budgets: Sequence[Budget] = ()) -> Plan:
+    """Plan a step; `limit` in bytes for each rank, `budgets` those of the run's stages."""
     stages = memory_by_stage(work)
     fits = None if limit is None else max(stage.peak for stage in stages) <= limit
     return Plan(
@@ -71,4 +76,5 @@ def make_plan(work: Work, limit: float | None) -> Plan:
         limit=limit,
         fits=fits,
         would_fit=layout_that_fits(work, limit) if limit is not None and not fits else None,
+        budgets=budgets,
     )

@@ -49,6 +49,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
             f"teacher.cache keeps up to {work.cache_bytes / 2**20:,.1f} MB (2^20 bytes) of each response on "
             "disk, in the run's folder."
         )
+    for number, budget in enumerate(plan.budgets, start=1):
+        console.print(f"Stage {number} is trained for {budget} ({budget.key}).")
     console.print(_verdict(plan))
 
 

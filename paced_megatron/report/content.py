@@ -86,25 +86,30 @@ def _problems(runs: Sequence[RunRecord]) -> dict[str, float]:
 
 
 def _loss(arm: Arm) -> dict[str, Any]:
-    """Loss over all steps of all stages, counted on; and the step before which each stage begins."""
-    seeds: list[dict[str, Any]] = [{"seed": run.config.seed, "points": _points(run)} for run in arm.runs]
-    steps = min(len(seed["points"]) for seed in seeds)
-    means = [
-        [seeds[0]["points"][at][0], mean([seed["points"][at][1] for seed in seeds])] for at in range(steps)
+    """Loss over all steps of all stages, counted on; and the step before which each stage begins.
+
+    Where seeds end a stage with different steps (a budget in tokens or seconds) the next one begins after the
+    longest, for all of them; a mean is taken where every seed has a step.
+    """
+    starts = [0]
+    for number in range(len(arm.runs[0].stages)):
+        starts.append(starts[-1] + max(run.stages[number].metrics[-1]["step"] for run in arm.runs))
+    seeds: list[dict[str, Any]] = [
+        {"seed": run.config.seed, "points": _points(run, starts)} for run in arm.runs
     ]
-    stages, done = [], 0
-    for number, stage in enumerate(arm.runs[0].config.stages, start=1):
-        stages.append([done + 0.5, number])
-        done += stage.train_iters
+    losses = [dict(seed["points"]) for seed in seeds]
+    shared = [step for step in losses[0] if all(step in others for others in losses)]
+    means = [[step, mean([others[step] for others in losses])] for step in shared]
+    stages = [[start + 0.5, number] for number, start in enumerate(starts[:-1], start=1)]
     return {"arm": arm.name, "mean": means, "seeds": seeds, "stages": stages}
 
 
-def _points(run: RunRecord) -> list[list[float]]:
-    points, done = [], 0
-    for stage, config in zip(run.stages, run.config.stages, strict=True):
-        points += [[done + record["step"], _number(record["loss"])] for record in stage.metrics]
-        done += config.train_iters
-    return points
+def _points(run: RunRecord, starts: Sequence[int]) -> list[list[float]]:
+    return [
+        [start + record["step"], _number(record["loss"])]
+        for stage, start in zip(run.stages, starts, strict=False)
+        for record in stage.metrics
+    ]
 
 
 def _number(value: Any) -> float:

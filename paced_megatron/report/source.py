@@ -21,6 +21,7 @@ from paced_megatron.report.environment import read_environment
 from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.files import read_jsonl
 from paced_megatron.timings import Timing, read_timings
+from paced_megatron.training.budget import end_of, last_step
 
 RowKey = tuple[int, int, str, str]  # `EvaluationRow.key`
 
@@ -40,6 +41,7 @@ class RunRecord:
 
     Attributes:
         rows: of evaluation.json; none where the run has no held-out problems.
+        last: (stage, step) of the measurement after training.
         attempted: key of a row (first or last measurement) -> problem -> (correct attempts, attempts).
         strata: test problem -> stratum.
         pass_rates_after: lines of the last stage's file; empty where it was not asked for.
@@ -49,6 +51,7 @@ class RunRecord:
     folder: RunFolder
     config: Config
     stages: list[StageRecord]
+    last: tuple[int, int]
     rows: list[EvaluationRow]
     attempted: dict[RowKey, dict[str, tuple[int, int]]]
     strata: dict[str, str]
@@ -65,11 +68,6 @@ class RunRecord:
         """(stage, step) of the measurement before training."""
         return (1, 0)
 
-    @property
-    def last(self) -> tuple[int, int]:
-        """(stage, step) of the measurement after training."""
-        return self.config.end
-
 
 def read_run(folder: RunFolder) -> RunRecord:
     """Read a finished run.
@@ -82,11 +80,13 @@ def read_run(folder: RunFolder) -> RunRecord:
     for problem in missing(folder, config):
         raise UserError(problem)
     stages = [_read_stage(folder.stage(number + 1)) for number in range(len(config.stages))]
-    last = folder.stage(len(config.stages))
+    last, end = folder.stage(len(config.stages)), end_of(folder, config)
+    assert end is not None, "it would be among what is missing"
     record = RunRecord(
         folder=folder,
         config=config,
         stages=stages,
+        last=end,
         rows=read_rows(folder.evaluation) if config.problems.test else [],
         attempted={},
         strata=read_strata(folder.strata),
@@ -113,12 +113,12 @@ def read_config(folder: RunFolder) -> Config:
 
 def missing(folder: RunFolder, config: Config) -> Iterator[str]:
     """What a report needs and the folder lacks, a line each: the file, and the verb that makes it."""
-    for number, stage in enumerate(config.stages, start=1):
+    for number in range(1, len(config.stages) + 1):
         files = folder.stage(number)
         option = f" --stage {number}" if len(config.stages) > 1 else ""
         if not files.pass_rates.is_file():
             yield _line(files.pass_rates, "weigh", option)
-        yield from _missing_steps(files, stage.train_iters, option)
+        yield from _missing_steps(files, last_step(files, config.budget(number)), option)
     if config.problems.test:
         yield from _missing_evaluations(folder, config)
     after = folder.stage(len(config.stages)).pass_rates_after
@@ -126,7 +126,7 @@ def missing(folder: RunFolder, config: Config) -> Iterator[str]:
         yield _line(after, "evaluate")
 
 
-def _missing_steps(files: StageFolder, train_iters: int, option: str) -> Iterator[str]:
+def _missing_steps(files: StageFolder, last: int | None, option: str) -> Iterator[str]:
     steps = {record["step"] for record in read_jsonl(files.metrics)}
     # Where there are checkpoints, training goes on from the last one, and leaves earlier steps as they are.
     anew = f"move {files.checkpoints} away too, and `paced train CONFIG{option}` takes the steps again"
@@ -136,13 +136,15 @@ def _missing_steps(files: StageFolder, train_iters: int, option: str) -> Iterato
             if files.checkpoints.exists()
             else _line(files.metrics, "train", option)
         )
-    elif max(steps, default=0) < train_iters:
+    elif last is None:
+        yield (f"{files.training} is missing: training has not ended; `paced train CONFIG{option}` goes on")
+    elif max(steps, default=0) < last:
         yield (
-            f"{files.metrics} ends at step {max(steps, default=0)} of {train_iters}: training has not ended; "
+            f"{files.metrics} ends at step {max(steps, default=0)} of {last}: training has not ended; "
             f"`paced train CONFIG{option}` goes on"
         )
-    elif len(steps) < train_iters:
-        yield f"{files.metrics} has {len(steps)} of {train_iters} steps: move it away; {anew}"
+    elif len(steps) < last:
+        yield f"{files.metrics} has {len(steps)} of {last} steps: move it away; {anew}"
 
 
 def _missing_evaluations(folder: RunFolder, config: Config) -> Iterator[str]:
@@ -150,7 +152,8 @@ def _missing_evaluations(folder: RunFolder, config: Config) -> Iterator[str]:
         yield _line(folder.evaluation, "evaluate")
         return
     measured = {row.key for row in read_rows(folder.evaluation)}
-    for stage, step in ((1, 0), config.end):
+    end = end_of(folder, config)
+    for stage, step in ((1, 0), *([end] if end else [])):
         for problem_set, decoding in planned(config):
             attempts = folder.stage(stage).evaluation_attempts(step, problem_set, decoding)
             if (stage, step, problem_set, decoding) not in measured:

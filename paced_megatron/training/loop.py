@@ -11,10 +11,11 @@ from rich.console import Console
 
 from paced_megatron.errors import UserError
 from paced_megatron.models.gpt import HiddenStatesModel
-from paced_megatron.progress import say, track
+from paced_megatron.progress import say, track, warn
 from paced_megatron.run_folder import StageFolder
 from paced_megatron.runtime.files import cannot_write
 from paced_megatron.runtime.signals import Stopped, asked_by_number
+from paced_megatron.training.budget import EMPTY, Meter, without_texts, write_ended
 from paced_megatron.training.checkpoints import (
     InForce,
     latest_iteration,
@@ -39,18 +40,20 @@ def train_stage(
     folder: StageFolder,
     source: Source,
     *,
-    train_iters: int,
+    patience: int,
     evaluate_every: int,
     on_evaluation: OnEvaluation,
     console: Console,
     writers: Sequence[Writer] = (),
 ) -> None:
-    """Take optimizer steps up to `train_iters`. A collective over all ranks.
+    """Take optimizer steps until the budget of `trainer.meter` is spent. A collective over all ranks.
 
-    Goes on from the newest checkpoint in `folder`, and leaves one of the last step there. A step whose batch
-    is empty counts, and moves neither weights nor learning rate.
+    Goes on from the newest checkpoint in `folder`, and leaves one of the last step there, and training.json.
+    A step whose batch is empty counts, and moves neither weights nor learning rate.
 
     Args:
+        patience: so many empty steps in a row end the stage too, with a warning; not where the budget is in
+            steps, of which they spend one each.
         source: asked for each step's batch, just before it.
         on_evaluation: called on every rank with (steps done, the student's chunks) every
             `evaluate_every` steps before the last, when their checkpoint is written; 0: never.
@@ -60,46 +63,61 @@ def train_stage(
         UserError: a step was not finite (see `Trainer.step`), or the disk has no room for a checkpoint.
         Stopped: a rank was asked to stop; the steps taken are saved.
     """
-    lead, training = trainer.world.lead, trainer.training
+    lead, training, meter = trainer.world.lead, trainer.training, trainer.meter
     done = lead.agree(latest_iteration(folder.checkpoints))
     in_force = InForce.of(folder)
     if done:
         other_layout = load_checkpoint(folder.checkpoints, done, trainer, in_force)
         if other_layout and trainer.world.is_lead:
             say(console, f"stage {folder.number}: {other_layout}")
-        if _evaluation_is_due(done, train_iters, evaluate_every):
+        if _evaluation_is_due(done, meter.why_ended(patience), evaluate_every):
             on_evaluation(done, trainer.student.chunks)  # the run may have been killed during it
     lead.alone(lambda: check_room(folder.checkpoints, trainer), "looking for room for a checkpoint")
     if trainer.world.is_lead:
         forget_steps_after(folder.metrics, done)
+        folder.training.unlink(missing_ok=True)  # where the checkpoint that it told of was damaged
     title = f"stage {folder.number}: training"
     taken = saved = done
-    with track(title, total=train_iters, unit="steps", console=console, done=done) as bar:
+    budget, ended = meter.budget, meter.why_ended(patience)
+    with track(title, budget.amount, budget.unit, console=console, done=meter.amount) as bar:
         try:
-            for step in range(done + 1, train_iters + 1):
+            while not ended:
+                step, before = taken + 1, meter.amount
                 batch = source.batch(step, trainer)
                 metrics, asked = _timed_step(trainer, batch, folder.number, step)
-                taken = step
+                taken, ended = step, meter.why_ended(patience)
                 if trainer.world.is_lead:
                     append_metrics(folder.metrics, metrics)
                     for write in writers:
                         write(scalars(metrics), step)
-                bar.advance(1, loss=metrics.loss, grad_norm=metrics.grad_norm, **metrics.shown)
-                due = _evaluation_is_due(step, train_iters, evaluate_every)
-                if due or step % training.save_interval == 0 or step == train_iters:
+                facts = {} if budget.steps is not None else {"step": step}
+                facts |= {"loss": metrics.loss, "grad_norm": metrics.grad_norm, **metrics.shown}
+                bar.advance(meter.amount - before, **facts)
+                due = _evaluation_is_due(step, ended, evaluate_every)
+                if due or step % training.save_interval == 0 or ended:
                     _save(folder, step, trainer, in_force)
                     saved = step
-                if asked and step < train_iters:
+                if asked and not ended:
                     raise Stopped(asked, "")
                 if due:
                     on_evaluation(step, trainer.student.chunks)
-                if saved == step < train_iters:  # before the next steps, which a full disk would lose
+                if saved == step and not ended:  # before the next steps, which a full disk would lose
                     lead.alone(lambda: check_room(folder.checkpoints, trainer), "looking for room")
         except Stopped as stopped:  # raised on all ranks alike, and never within a step
             if saved < taken:
                 _save(folder, taken, trainer, in_force)
-            known = f"stage {folder.number}: step {taken} of {train_iters} is saved"
+            known = f"stage {folder.number}: {meter.at(taken)} is saved"
             raise Stopped(stopped.asked, known) from None
+    lead.alone(lambda: tell_ended(folder, meter, ended, console), "noting the last step")
+
+
+def tell_ended(folder: StageFolder, meter: Meter, why: str | None, console: Console) -> None:
+    """Write training.json of a stage whose last checkpoint is there, and say so where its budget was not
+    spent. Rank 0 only."""
+    assert why is not None
+    write_ended(folder, meter.spent, why)
+    if why == EMPTY:
+        warn(console, f"warning: stage {folder.number}: {without_texts(meter.spent, meter.budget)}")
 
 
 def _save(folder: StageFolder, step: int, trainer: Trainer, in_force: InForce) -> None:
@@ -113,17 +131,19 @@ def _save(folder: StageFolder, step: int, trainer: Trainer, in_force: InForce) -
         raise UserError(f"{told}, from step {kept}") from error
 
 
-def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
+def _evaluation_is_due(step: int, ended: str | None, every: int) -> bool:
     """Whether `step` is one to evaluate at; the last one is evaluated from the exported folder."""
-    return every > 0 and step % every == 0 and step < train_iters
+    return every > 0 and step % every == 0 and not ended
 
 
 def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> tuple[StepMetrics, str | None]:
-    """A step's numbers, and the name of the signal by which a rank was asked to stop, the same on all."""
+    """A step's numbers, its seconds by rank 0's clock, and the name of the signal by which a rank was asked
+    to stop: the same on all ranks, so that all of them end at the same step."""
     started = time.perf_counter()
     sums, grad_norm, lr = _update(trainer, batch.examples)
-    step_time = time.perf_counter() - started
-    timing_s, asked = trainer.timers.seconds(trainer.student.device, also=asked_by_number())
+    seconds = time.perf_counter() - started if trainer.world.is_lead else 0.0  # the largest is taken
+    timing_s, (asked, step_time) = trainer.timers.seconds(trainer.student.device, asked_by_number(), seconds)
+    trainer.count(batch.examples, step_time)
     metrics = step_metrics(
         batch.examples,
         sums,

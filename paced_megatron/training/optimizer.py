@@ -18,7 +18,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 from torch.nn import Parameter
 
-from paced_megatron.config import ParallelConfig, TrainingConfig
+from paced_megatron.config import Budget, ParallelConfig, TrainingConfig
 from paced_megatron.training.student import Student
 
 
@@ -54,21 +54,25 @@ def make_optimizer(student: Student, config: OptimizerConfig) -> MegatronOptimiz
 
 
 def make_schedule(
-    optimizer: MegatronOptimizer, training: TrainingConfig, train_iters: int
+    optimizer: MegatronOptimizer, training: TrainingConfig, budget: Budget
 ) -> OptimizerParamScheduler:
-    """Learning rate by step: a linear rise over `lr_warmup_iters`, then `lr_decay_style` down to `min_lr` at
-    `train_iters`."""
+    """Learning rate by what was spent of the budget: a linear rise over `lr_warmup_iters` or
+    `lr_warmup_fraction`, then `lr_decay_style` down to `min_lr` where the budget ends.
+
+    Megatron's schedule is linear in its step, so that a "step" may as well be a token or a second: its
+    num_steps counts the budget's unit.
+    """
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=training.lr,
         min_lr=training.min_lr,
-        lr_warmup_steps=training.lr_warmup_iters,
-        lr_decay_steps=train_iters,
+        lr_warmup_steps=training.lr_warmup_iters or training.lr_warmup_fraction * budget.amount,
+        lr_decay_steps=budget.amount,
         lr_decay_style=training.lr_decay_style,
         start_wd=training.weight_decay,
         end_wd=training.weight_decay,
-        wd_incr_steps=train_iters,
+        wd_incr_steps=budget.amount,
         wd_incr_style="constant",
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from paced_megatron.config import Budget
+from paced_megatron.training.budget import steps_within
 from paced_megatron.training.examples import Example
 from paced_megatron.training.order import Order
 from paced_megatron.training.trainer import Trainer
@@ -37,6 +39,10 @@ class Source(Protocol):
         """Texts that come again and again; none where each is made anew."""
         ...
 
+    def steps_within(self, budget: Budget) -> int | None:
+        """How many steps the budget makes; None where that is not known before."""
+        ...
+
     def batch(self, step: int, trainer: Trainer) -> Batch:
         """The texts of `step` (from 1), of which `trainer` has taken those before. A collective."""
         ...
@@ -50,7 +56,14 @@ class StoredText:
     stored: Sequence[Example]
     order: Order
 
+    def steps_within(self, budget: Budget) -> int | None:
+        """Known but for seconds."""
+        return steps_within(budget, self._examples)
+
+    def _examples(self, step: int) -> list[Example]:
+        return [self.stored[index] for index in self.order(step)]
+
     def batch(self, step: int, trainer: Trainer) -> Batch:
         """Always full."""
-        examples = [self.stored[index] for index in self.order(step)]
+        examples = self._examples(step)
         return Batch(examples, [example.weight for example in examples])

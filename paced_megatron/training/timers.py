@@ -44,23 +44,23 @@ class PhaseTimers:
         """Around the student's schedule, within which `loss` and `communication` are."""
         return self.phase(_PASSES)
 
-    def seconds(self, device: torch.device, also: float = 0.0) -> tuple[dict[str, float], float]:
+    def seconds(self, device: torch.device, *also: float) -> tuple[dict[str, float], list[float]]:
         """A number for each of PHASES, of the rank on which it took longest; and all are at zero again. A
         collective over all ranks of the job.
 
         It is the one reduction of a step over all of them, so that `also` goes along; the second result is
-        the largest that a rank gave.
+        the largest of each that a rank gave.
         """
         totals = dict.fromkeys((*PHASES, _PASSES), 0.0)
         for name, begin, end in self._marks:
             totals[name] += _between(begin, end)
         self._marks.clear()
         totals["student"] = totals.pop(_PASSES) - totals["loss"] - totals["communication"]
-        values = [*(totals[name] for name in PHASES), also]
+        values = [*(totals[name] for name in PHASES), *also]
         longest = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-        *seconds, largest = longest.tolist()
-        return dict(zip(PHASES, seconds, strict=True)), largest
+        seconds = longest.tolist()
+        return dict(zip(PHASES, seconds, strict=False)), seconds[len(PHASES) :]
 
 
 def _mark() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,16 @@ import torch
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
+from paced_megatron.config import Budget, ParallelConfig, StageConfig, TrainingConfig
+from paced_megatron.config.budget import budget_of
 from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
 from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World
 from paced_megatron.training.batches import Batching, micro_batches
+from paced_megatron.training.budget import Meter, tokens_of
 from paced_megatron.training.examples import Example
 from paced_megatron.training.finite import LossNotFinite, parameter_not_finite, stopped
-from paced_megatron.training.optimizer import make_optimizer, make_schedule, optimizer_config
+from paced_megatron.training.optimizer import make_optimizer, make_schedule, optimizer_config, steps_taken
 from paced_megatron.training.sleep import Sleeper, asleep, optimizer_state
 from paced_megatron.training.step import Objective, StepSums, accumulate_gradient
 from paced_megatron.training.student import Student
@@ -29,6 +31,13 @@ from paced_megatron.training.timers import PhaseTimers
 from paced_megatron.training.token_weights import make_token_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# By how much an update moves the schedule, which counts the budget's unit; seconds are known after it.
+KNOWN_IN_A_STEP: dict[str, Callable[[Sequence[Example]], int]] = {
+    "train_iters": lambda batch: 1,
+    "train_tokens": tokens_of,
+    "train_seconds": lambda batch: 0,
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Trainer:
     teacher: Teaching
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
+    meter: Meter
     offload: bool = False
     timers: PhaseTimers = field(default_factory=PhaseTimers)
 
@@ -54,6 +64,7 @@ class Trainer:
         training: TrainingConfig,
         parallel: ParallelConfig,
         *,
+        budget: Budget | None = None,
         student_folder: Path,
         teacher_folder: Path,
         teacher_offload: bool = False,
@@ -62,6 +73,7 @@ class Trainer:
         """Load student and teacher; optimizer and schedule start afresh, as they do in every stage.
 
         Args:
+            budget: of the stage; None: the one that `stage` or `training` names.
             student_folder: the student with which the stage begins.
             teacher_folder: of a teacher that is frozen (see `Inputs.teacher_of`).
         """
@@ -79,6 +91,7 @@ class Trainer:
             )
         )
         optimizer = make_optimizer(student, optimizer_config(training, parallel, dtype))
+        budget = budget or budget_of(stage, training)
         return cls(
             world=world,
             training=training,
@@ -94,7 +107,8 @@ class Trainer:
             student=student,
             teacher=teacher,
             optimizer=optimizer,
-            schedule=make_schedule(optimizer, training, stage.train_iters),
+            schedule=make_schedule(optimizer, training, budget),
+            meter=Meter(budget),
             offload=teacher_offload,
         )
 
@@ -126,7 +140,7 @@ class Trainer:
         self.student.zero_grad()
         self.optimizer.zero_grad()
         batches = micro_batches(batch, self.batching)
-        problems, step = [example.problem_id for example in batch], self.schedule.num_steps + 1
+        problems, step = [example.problem_id for example in batch], steps_taken(self.optimizer) + 1
         try:
             sums = accumulate_gradient(self.student, self.teacher, batches, self.objective, self.timers)
         except LossNotFinite as error:
@@ -134,9 +148,16 @@ class Trainer:
         lr = self.optimizer.param_groups[0]["lr"]
         with self.timers.phase("optimizer"):
             _, grad_norm, _ = self.optimizer.step()
-        self.schedule.step(increment=1)
+        self.schedule.step(increment=KNOWN_IN_A_STEP[self.meter.budget.name](batch))
         if not math.isfinite(grad_norm):  # the weights are spoiled, and are never written
             found = parameter_not_finite([*parameters_by_name(self.student.chunks).items()])
             raise stopped(step, f"gradient norm {float(grad_norm)}", found, problems)
         self.teacher.follow()
         return sums, float(grad_norm), lr
+
+    def count(self, batch: Sequence[Example], seconds: float) -> None:
+        """Count a step that took so many seconds, the same on all ranks; of no texts it moves no learning
+        rate."""
+        self.meter.count(tokens_of(batch), seconds)
+        if batch and self.meter.budget.name == "train_seconds":
+            self.schedule.step(increment=self.meter.spent.seconds - self.schedule.num_steps)

@@ -150,12 +150,24 @@ MISTAKES = {
         "; where there is none, a model's name on the hub, e.g. `Qwen/Qwen3-0.6B`",
     ),
     "missing section": ("student: {path: student}\n", "", 0, "missing key student, a section"),
-    "missing key in a list": (
+    "no budget": (
         "train_iters: 10",
         "divergence: reverse_kl",
-        12,
-        "missing key stages.0.train_iters: optimizer steps of this stage; with `text: rollouts` a step with "
-        "no problem on the frontier counts too, though nothing moves",
+        11,
+        "stages.0 has no budget; set train_iters, train_tokens or train_seconds there, or in training for "
+        "all stages",
+    ),
+    "two budgets of a stage": (
+        "- train_iters: 10",
+        "- train_iters: 10\n  - {train_iters: 3, train_seconds: 5.5}",
+        11,
+        "stages.1 names more than one budget, train_iters and train_seconds; leave one (null: not set)",
+    ),
+    "two budgets for all stages": (
+        "lr: 1e-6",
+        "lr: 1e-6\n  train_tokens: 9\n  train_iters: 3",
+        8,
+        "training names more than one budget, train_iters and train_tokens; leave one (null: not set)",
     ),
     "text for an int": (
         "size: 8",
@@ -300,6 +312,9 @@ OUT_OF_RANGE = {
     "training.temperature=0": "training.temperature must be above 0, not 0",
     "training.save_interval=0": "training.save_interval must be at least 1, not 0",
     "stages.0.train_iters=0": "stages.0.train_iters must be at least 1, not 0",
+    "training.train_tokens=0": "training.train_tokens must be at least 1, not 0",
+    "stages.0.train_seconds=-1": "stages.0.train_seconds must be above 0, not -1",
+    "training.lr_warmup_fraction=1": "training.lr_warmup_fraction must be at least 0 and below 1, not 1",
     "evaluation.max_new_tokens=0": "evaluation.max_new_tokens must be at least 1, not 0",
     "problems.verifier.timeout_s=0": "problems.verifier.timeout_s must be above 0, not 0",
     "training.min_lr=1": "training.min_lr=1 is above training.lr=1e-06; lower it",
@@ -317,6 +332,44 @@ def test_a_value_out_of_range_is_told_with_its_range(load, override: str) -> Non
     with pytest.raises(UserError) as caught:
         load(YAML, override)
     assert str(caught.value) == f"override {override}: {OUT_OF_RANGE[override]}"
+
+
+def test_a_stage_without_a_budget_of_its_own_has_that_of_training(load) -> None:
+    config = load(
+        YAML.replace("- train_iters: 10", "- {}\n  - train_seconds: 1.5\n  - train_iters: 3"),
+        "training.train_tokens=5000",
+    )
+    budgets = [config.budget(number) for number in (1, 2, 3)]
+    assert [(budget.name, budget.amount, budget.key) for budget in budgets] == [
+        ("train_tokens", 5000, "training.train_tokens"),
+        ("train_seconds", 1.5, "stages.1.train_seconds"),
+        ("train_iters", 3, "stages.2.train_iters"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("stages=[{train_tokens: 90}]", "training.lr_warmup_iters=2"),
+            "training.lr_warmup_iters=2 counts steps, and stages.0.train_tokens tokens; set "
+            "training.lr_warmup_fraction, a share of the budget",
+        ),
+        (
+            ("training.lr_warmup_fraction=0.1", "training.lr_warmup_iters=2"),
+            "training.lr_warmup_iters=2 stands beside training.lr_warmup_fraction=0.1; leave one",
+        ),
+        (
+            ("stages=[{train_iters: 9}, {train_seconds: 90}]", "pacing.order=easy_to_hard"),
+            "pacing.order=easy_to_hard sorts all texts of a stage, and how many stages.1.train_seconds makes "
+            "only the clock knows; set train_iters or train_tokens",
+        ),
+    ],
+)
+def test_what_counts_steps_is_not_taken_for_a_budget_that_does_not(load, overrides, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(YAML, *overrides)
+    assert str(caught.value) == f"override {overrides[-1]}: {message}"
 
 
 def test_the_bounds_themselves_are_allowed(load) -> None:

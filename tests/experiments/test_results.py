@@ -58,6 +58,7 @@ def test_costs_are_sums_over_steps_and_rollouts_stand_apart(folder: Path) -> Non
     costs = {name: measures[name].mean for name in measures if not name.startswith("test")}
     assert costs == {
         "problems_kept": 3,
+        "training_steps": 3,
         "training_tokens": 300,
         "training_seconds": 1.5,
         "rollout_tokens": 230,  # attempts and responses; what was generated to measure is not among them

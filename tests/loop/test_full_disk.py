@@ -36,9 +36,10 @@ from paced_megatron.pacing import PassRate, make_kernel, problem_weights, read_w
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.report import write_report
 from paced_megatron.rollout.attempts import Attempt, append_attempts, read_attempts
-from paced_megatron.run_folder import RunFolder
+from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.files import LEFTOVER, cannot_write, read_jsonl
 from paced_megatron.timings import Timing, append_timing, read_timings
+from paced_megatron.training.budget import Spent, write_ended
 from paced_megatron.training.checkpoints import latest_iteration
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics
@@ -100,6 +101,11 @@ def metrics(path: Path, number: int) -> None:
     append_metrics(path, StepMetrics(**numbers | {"step": number}))
 
 
+def training_ended(path: Path, number: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_ended(StageFolder(path.parent, 1), Spent(steps=number), "budget spent")
+
+
 def exported(path: Path, number: int) -> None:
     """The exported folder, as `save_folder` writes it on rank 0."""
     weights = load_file(QUICKSTART / "student/model.safetensors")
@@ -153,6 +159,7 @@ KINDS = [
     Kind("timings.jsonl", lambda path, n: append_timing(path, Timing("a", 1, "f", n, 1, 1)), read_timings),
     Kind("strata.jsonl", lambda path, n: write_strata(path, RATES[n:]), read_strata),
     Kind("evaluation.json", evaluation, read_rows),
+    Kind("training.json", training_ended, Path.read_text),
     Kind("shared.json", lambda path, n: write_shared(RunFolder(path.parent), {str(n): {}}), Path.read_text),
     Kind("hf", exported, lambda path: sorted(file.name for file in path.iterdir())),
     Kind("run/report.html", report, Path.read_text),

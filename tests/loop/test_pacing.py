@@ -111,19 +111,22 @@ def test_a_frontier_that_measuring_again_finds_exhausted_is_told_with_the_remedy
     assert "exhausted" in said and "stages.1.train_iters" in said
 
 
+KEY = "training.train_tokens"  # where the budget is set
+
+
 def test_warnings_come_below_three_batches_and_below_half_of_the_first_frontier() -> None:
-    assert frontier_warnings(1, 96, 600, 32) == []
-    (few,) = frontier_warnings(1, 95, 600, 32)
-    assert "only 95 problems" in few and "3.0 batches of 32" in few and "stages.0.train_iters" in few
-    assert frontier_warnings(2, 100, 600, 32, 200) == []
-    (exhausted,) = frontier_warnings(2, 99, 600, 32, 200)
+    assert frontier_warnings(1, 96, 600, 32, budget_key=KEY) == []
+    (few,) = frontier_warnings(1, 95, 600, 32, budget_key=KEY)
+    assert "only 95 problems" in few and "3.0 batches of 32" in few and KEY in few
+    assert frontier_warnings(2, 100, 600, 32, 200, budget_key=KEY) == []
+    (exhausted,) = frontier_warnings(2, 99, 600, 32, 200, budget_key=KEY)
     assert "keeps 99 problems where stage 1 kept 200" in exhausted and "harder problems" in exhausted
 
 
 def test_a_stage_on_the_student_s_own_text_is_warned_of_steps_with_few_texts_alone() -> None:
     """It draws from all problems and measures them anew: nothing of it is repeated often."""
-    assert on_policy_warnings(2, 60, 600, 32, 200) == []
-    (few,) = on_policy_warnings(2, 40, 600, 32, 200)
+    assert on_policy_warnings(2, 60, 600, 32, 200, budget_key=KEY) == []
+    (few,) = on_policy_warnings(2, 40, 600, 32, 200, budget_key=KEY)
     assert "40 of 600" in few and "about 2.1 will have texts" in few and "repeated" not in few
 
 

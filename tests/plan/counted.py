@@ -16,7 +16,7 @@ from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
+from paced_megatron.config import Budget, ParallelConfig, StageConfig, TrainingConfig
 from paced_megatron.models.families import ModelShape
 from paced_megatron.plan.work import Layout, Work
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
@@ -139,7 +139,9 @@ def build_trainer(
     return trainer_in(world, student_folder, teacher_folder, case)
 
 
-def trainer_in(world: World, student_folder: Path, teacher_folder: Path, case: Case) -> Trainer:
+def trainer_in(
+    world: World, student_folder: Path, teacher_folder: Path, case: Case, budget: Budget | None = None
+) -> Trainer:
     """The trainer that a run in this world has."""
     layout = case.layout
     training = TrainingConfig(
@@ -158,6 +160,7 @@ def trainer_in(world: World, student_folder: Path, teacher_folder: Path, case: C
         StageConfig(train_iters=3),
         training,
         case.parallel,
+        budget=budget,
         student_folder=student_folder,
         teacher_folder=teacher_folder,
     )

@@ -53,6 +53,16 @@ def test_what_fits_ends_with_0_and_writes_nothing(recipe, capsys, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_budget_of_each_stage_is_shown_with_the_key_that_sets_it(recipe, capsys):
+    stages = [{"train_tokens": 20_000_000}, {}]
+    path = recipe("Qwen3-0.6B", "Qwen3-1.7B", training=BF16 | {"train_seconds": 3600}, stages=stages)
+    assert main(["plan", str(path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Stage 1 is trained for 20,000,000 tokens (stages.0.train_tokens)." in said
+    assert "Stage 2 is trained for 3,600 seconds (training.train_seconds)." in said
+    assert planned(capsys, path)[1]["budgets"] == [{"train_tokens": 20_000_000}, {"train_seconds": 3600.0}]
+
+
 def test_what_does_not_fit_ends_with_1_and_names_a_layout_that_does(recipe, capsys):
     parallel = {"tensor_model_parallel_size": 1, "data_parallel_size": 8}
     path = recipe("Qwen3-8B", "Qwen3-14B", training=BF16, parallel=parallel)

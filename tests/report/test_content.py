@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hand_made_runs import LOSSES, WEIGHTS, config_dict, write_run
+from paced_megatron.report.content import Arm, _loss
 from paced_megatron.report.write import read_content
 
 
@@ -90,6 +93,20 @@ def test_the_loss_is_every_step_of_every_seed_and_their_mean(run_report: Any, ex
     [found] = run_report.content["loss"]
     assert found["mean"] == [[1, 0.5], [2, 0.25], [3, 0.125]]
     assert [len(loss["seeds"]) for loss in experiment_report.content["loss"]] == [3, 3, 3, 3]
+
+
+def test_seeds_that_end_a_stage_with_other_steps_begin_the_next_together_and_are_averaged_where_all_are():
+    def run(seed: int, *losses: Sequence[float]) -> Any:
+        stages = [
+            SimpleNamespace(metrics=[{"step": step, "loss": loss} for step, loss in enumerate(of, start=1)])
+            for of in losses
+        ]
+        return SimpleNamespace(config=SimpleNamespace(seed=seed), stages=stages)
+
+    found = _loss(Arm("arm", {}, [run(1, (8, 4, 2), (1,)), run(2, (4, 2), (3, 5))]))
+    assert found["stages"] == [[0.5, 1], [3.5, 2]]
+    assert found["seeds"][1]["points"] == [[1, 4], [2, 2], [4, 3], [5, 5]]
+    assert found["mean"] == [[1, 6], [2, 3], [4, 2]]
 
 
 def test_an_experiments_intervals_are_over_seeds(experiment_report: Any):

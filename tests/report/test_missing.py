@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hand_made_runs import lines, write_experiment, write_run
+from hand_made_runs import config_dict, lines, write_experiment, write_run
 from paced_megatron.cli import main
 from paced_megatron.errors import UserError
 from paced_megatron.report import write_report
+from paced_megatron.run_folder import StageFolder
+from paced_megatron.training.budget import Spent, write_ended
 
 
 def complaint(folder: Path) -> str:
@@ -122,3 +124,15 @@ def test_a_report_that_fails_leaves_an_earlier_one_as_it_was(tmp_path: Path):
     with pytest.raises(UserError):
         write_report(folder)
     assert (folder / "report.html").read_bytes() == before
+
+
+def test_of_a_budget_in_tokens_training_json_says_with_which_step_it_ended(tmp_path: Path):
+    config = config_dict(tmp_path, stages=[{"train_tokens": 250}])
+    folder = write_run(tmp_path / "run", config=config)
+    assert "stage-1/training.json is missing: training has not ended; `paced train CONFIG`" in complaint(
+        folder
+    )
+    write_ended(StageFolder(folder / "stage-1", 1), Spent(4, 300, 1.5), "budget spent")
+    assert "metrics.jsonl ends at step 3 of 4" in complaint(folder)
+    write_ended(StageFolder(folder / "stage-1", 1), Spent(3, 300, 1.5), "budget spent")
+    assert write_report(folder).exists()

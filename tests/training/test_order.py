@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from paced_megatron.config import PacingConfig
+from paced_megatron.config import Budget, PacingConfig
 from paced_megatron.training.batches import batch_order
 from paced_megatron.training.examples import Example
 from paced_megatron.training.order import paced_batches
@@ -14,7 +14,7 @@ EXAMPLES = [
     Example(f"p{i}", (1,), (1,), (2, 3), weight, rate)
     for i, (weight, rate) in enumerate(zip(WEIGHTS, RATES, strict=True))
 ]
-SETTING = {"batch_size": 4, "train_iters": 10, "seed": 11}
+SETTING = {"batch_size": 4, "budget": Budget("train_iters", 10, "stages.0.train_iters"), "seed": 11}
 
 
 def test_weighting_takes_the_examples_as_they_are_in_epochs_that_are_shuffled() -> None:

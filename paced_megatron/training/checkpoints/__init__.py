@@ -12,6 +12,7 @@ from paced_megatron.training.checkpoints.checkpoint import (
     load_model_weights,
     newest_whole,
     save_checkpoint,
+    spent_at,
 )
 from paced_megatron.training.checkpoints.folder import latest_iteration, mark_best
 from paced_megatron.training.checkpoints.state import InForce
@@ -24,4 +25,5 @@ __all__ = [
     "mark_best",
     "newest_whole",
     "save_checkpoint",
+    "spent_at",
 ]

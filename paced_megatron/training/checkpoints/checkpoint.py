@@ -15,6 +15,7 @@ from paced_megatron.models.checkpoint_metadata import CONFIG, METADATA
 from paced_megatron.models.distributed_checkpoint import COMMON, Checkpoint, write_common
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.runtime.files import make_whole
+from paced_megatron.training.budget import Spent
 from paced_megatron.training.checkpoints.blocks import (
     STUDENT,
     Block,
@@ -43,6 +44,7 @@ from paced_megatron.training.checkpoints.state import (
     read_state,
     rng_file,
     shown_layout,
+    spent_in,
     write_rng,
     write_state,
 )
@@ -152,6 +154,11 @@ def load_checkpoint(
         )
     load_rng(rng_file(folder, dist.get_rank()))
     return None
+
+
+def spent_at(checkpoints: Path, iteration: int) -> Spent:
+    """What the stage had spent of its budget after so many steps; nothing before the first."""
+    return spent_in(read_state(folder_of(checkpoints, iteration))) if iteration else Spent()
 
 
 def load_model_weights(checkpoints: Path, iteration: int, chunks: Sequence[HiddenStatesModel]) -> None:

@@ -1,8 +1,9 @@
 """What a checkpoint says beside its tensors: state.json, and each rank's random states.
 
 state.json    format, iteration (optimizer steps of the stage: with the seed the place in the data), stage,
-              optimizer_steps, schedule, layout, config_sha256 and pass_rates_sha256 (of the run's
-              config.yaml and the stage's pass_rates.jsonl, with the weights in force), versions
+              optimizer_steps, schedule, spent (of the stage's budget: training/budget.py), layout,
+              config_sha256 and pass_rates_sha256 (of the run's config.yaml and the stage's
+              pass_rates.jsonl, with the weights in force), versions
 rng_000.pt    of rank 0: states of Python, numpy, torch, CUDA, and Megatron's tracker
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from paced_megatron.models.distributed_checkpoint import saved_bytes
 from paced_megatron.report.environment import environment
 from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.files import sha256
+from paced_megatron.training.budget import Spent
 from paced_megatron.training.optimizer import set_steps_taken, steps_taken
 from paced_megatron.training.trainer import Trainer
 
@@ -77,6 +79,7 @@ def write_state(folder: Path, iteration: int, trainer: Trainer, in_force: InForc
         "iteration": iteration,
         "optimizer_steps": steps_taken(trainer.optimizer),
         "schedule": trainer.schedule.state_dict(),
+        "spent": asdict(trainer.meter.spent),
         "layout": layout_of(trainer),
         **(vars(in_force) if in_force else {}),
         "versions": environment(),
@@ -106,10 +109,17 @@ def check_in_force(folder: Path, state: dict[str, Any], in_force: InForce) -> No
 
 
 def load_small_state(state: dict[str, Any], trainer: Trainer) -> None:
-    """Put schedule and step count back; the optimizer's tensors must be there."""
+    """Put schedule, step count and what was spent back; the optimizer's tensors must be there."""
     set_steps_taken(trainer.optimizer, state["optimizer_steps"])
     trainer.schedule.num_steps = 0  # Megatron adds what it loads
     trainer.schedule.load_state_dict(state["schedule"])
+    trainer.meter.spent = spent_in(state)
+
+
+def spent_in(state: dict[str, Any]) -> Spent:
+    """What the stage had spent. An older checkpoint, of a time when all budgets were in steps, says only
+    how many these were."""
+    return Spent(**state["spent"]) if "spent" in state else Spent(steps=state["iteration"])
 
 
 def rng_file(folder: Path, rank: int) -> Path:
