@@ -6,7 +6,8 @@ Pure functions of plain numbers. Every interval is one of 95 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from paced_megatron.experiments.intervals import interval, mean
 
 RESAMPLES = 2000
 _BOOTSTRAP_SEED = 20260311
+Move = tuple[tuple[int, int], tuple[int, int]]  # a problem's (correct attempts, attempts) before and after
 
 
 @dataclass(frozen=True)
@@ -57,30 +59,15 @@ def over_problems(shares: Sequence[float], within: tuple[float, float] | None = 
     return Estimate(mean(shares), float(low), float(high), len(shares))
 
 
-def transitions(
-    before: Mapping[str, int], after: Mapping[str, int], attempts_before: int, attempts_after: int
-) -> list[list[int]]:
-    """matrix[k before][k after]: problems by correct attempts before and after; of those that have both."""
-    matrix = [[0] * (attempts_after + 1) for _ in range(attempts_before + 1)]
-    for problem_id, correct in before.items():
-        if problem_id in after:
-            matrix[correct][after[problem_id]] += 1
-    return matrix
-
-
-def moved(matrix: Sequence[Sequence[int]]) -> tuple[int, int, int]:
-    """(up, down, the same): problems whose pass rate rose, fell, stayed."""
-    up = down = same = 0
-    most_before, most_after = len(matrix) - 1, len(matrix[0]) - 1
-    for before, row in enumerate(matrix):
-        for after, count in enumerate(row):
-            change = after * most_before - before * most_after
-            up, down, same = (
-                up + count * (change > 0),
-                down + count * (change < 0),
-                same + count * (change == 0),
-            )
-    return up, down, same
+def moved(moves: Counter[Move]) -> tuple[int, int, int]:
+    """(up, down, the same): problems whose pass rate rose, fell, stayed, whatever the numbers of attempts."""
+    changes = [
+        (later[0] * earlier[1] - earlier[0] * later[1], problems)
+        for (earlier, later), problems in moves.items()
+    ]
+    up = sum(problems for change, problems in changes if change > 0)
+    down = sum(problems for change, problems in changes if change < 0)
+    return up, down, moves.total() - up - down
 
 
 def moved_by_chance(before: Sequence[int], attempts_after: int) -> tuple[float, float]:
