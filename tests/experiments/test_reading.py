@@ -127,7 +127,7 @@ def test_the_table_fits_80_columns_and_has_a_column_for_every_arm(arms: int) -> 
 @pytest.mark.parametrize("tokens", [14_080.0, 1_423_432_340.0])
 def test_no_number_of_the_table_loses_a_digit_at_80_columns(tokens: float) -> None:
     """Four arms whose accuracies are as broad as they get; with many tokens the arms come in two tables."""
-    full = comparison({name: (1.0, 1.0, 1.0) for name in SAMPLED})
+    full = comparison(dict.fromkeys(SAMPLED, (1.0, 1.0, 1.0)))
     for arm in full.arms:
         arm.measures["training_tokens"] = Measured(tokens, 0.0, {})
     console = Console(width=80, record=True, file=io.StringIO())
