@@ -68,7 +68,7 @@ class RunRecord:
         strata: test problem -> stratum.
         pass_rates_after: lines of the last stage's file; empty where it was not asked for.
         environment: what was written when the run began; empty for a run that is older than that file.
-        forgetting: rows of forgetting.json; empty where the run has no such file.
+        forgetting: see `forgetting.read_forgetting`; empty where the run has no such file.
     """
 
     folder: RunFolder

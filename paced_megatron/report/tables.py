@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from paced_megatron.report.cost import GENERATED
+from paced_megatron.report.forgetting import WHEN
 from paced_megatron.report.wall_time import TRAINING
 from paced_megatron.report.weighing import STAGE_NUMBERS
 
@@ -28,7 +29,7 @@ def csv_tables(content: Mapping[str, Any]) -> dict[str, str]:
             "problem_set decoding group name problems arm when mean low high n",
             _accuracy(content),
         ),
-        "forgetting": ("arm task metric problems when mean low high n", _forgetting(content)),
+        "forgetting": ("arm task metric documents when mean low high n", _forgetting(content)),
         "outcomes": ("arm stage phase step problem_set decoding outcome attempts share", _outcomes(content)),
         "loss": ("arm seed step loss", _loss(content)),
         "steps": ("arm seed step number value", _steps(content)),
@@ -82,9 +83,9 @@ def _accuracy(content: Mapping[str, Any]) -> Rows:
 
 def _forgetting(content: Mapping[str, Any]) -> Rows:
     for record in content["forgetting"]:
-        for when in ("before", "after", "change"):
+        for when in WHEN:
             numbers = [record[when][key] for key in ("mean", "low", "high", "n")]
-            yield *(record[key] for key in ("arm", "task", "metric", "problems")), when, *numbers
+            yield *(record[key] for key in ("arm", "task", "metric", "documents")), when, *numbers
 
 
 def _outcomes(content: Mapping[str, Any]) -> Rows:

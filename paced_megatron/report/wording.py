@@ -31,6 +31,7 @@ PHASE_NAMES = {
     "strata": "sorting the held-out",
     "evaluation": "evaluation",
     "attempts_after": "attempts after training",
+    "forgetting": "lm-eval's tasks",
     "training": "optimizer steps",
     "sync": "weights to the engine",
 }
@@ -109,7 +110,11 @@ def movements_caption(content: Mapping[str, Any]) -> str:
         )
     counted = f", the counts of {first['seeds']} seeds added up" if first["seeds"] > 1 else ""
     names = [moment["name"] for moment in first["moments"]]
-    order = "above before training and below after" if names == ["before", "after"] else f"{', '.join(names)}"
+    order = (
+        "above before training and below after"
+        if names == ["before", "after"]
+        else f"from above {', '.join(names)}"
+    )
     text = (
         f"The {_SETS[first['problem_set']]} by {by}, {order}{counted}. A ribbon is as broad as the number of "
         "problems that moved that way. "
@@ -211,10 +216,11 @@ def weights_caption(content: Mapping[str, Any]) -> str:
 
 
 def forgetting_caption(content: Mapping[str, Any]) -> str:
-    """What the intervals of the other tasks' scores are."""
+    """What the numbers of the other tasks are, and their intervals."""
+    text = "In the metric's own unit, by lm-eval. Forgotten: above 0 where the student became worse. "
     if content["intervals"] == "seeds":
-        return f"In the metric's own unit. {interval_words(content)}"
+        return text + interval_words(content)
     return (
-        "In the metric's own unit. Intervals are 95 %, from each score's own standard error; the change has "
-        "none, since the two scores are of the same questions."
+        text
+        + "Intervals are 95 %, over the task's documents, of what was forgotten in pairs where it can be."
     )

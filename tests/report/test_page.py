@@ -161,3 +161,16 @@ def test_one_arm_with_two_seeds_and_one_seed_with_two_arms_have_a_report(tmp_pat
         html = write_report(write_experiment(tmp_path / name, arms, seeds)).read_text()
         assert "report of an experiment" in html
         assert ("Arm against arm" in html) == (len(arms) > 1)
+
+
+def test_the_commands_that_run_it_again_name_the_commit_the_folder_and_what_was_typed(tmp_path: Path):
+    folder = write_run(tmp_path / "a run")
+    typed = "paced run recipe.yaml training.lr=3e-6"
+    for commit, ending in (("c0ffee", "\n"), ("c0ffee-dirty", "  # and changes")):
+        (folder / "environment.json").write_text(json.dumps({"commit": commit, "command": typed}))
+        html = write_report(folder).read_text()
+        assert f"<code>git checkout c0ffee{ending}" in html
+        assert f"paced run &#39;{folder}/config.yaml&#39; run_dir=runs/again" in html
+        assert f"<code>{typed}</code>" in html
+    (folder / "environment.json").write_text(json.dumps({"commit": "not a clone"}))
+    assert "git checkout" not in write_report(folder).read_text()

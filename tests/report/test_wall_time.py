@@ -70,41 +70,52 @@ def test_a_number_that_no_step_has_has_no_panel(run_report: Any):
     assert "pass rate of the step" not in run_report.html
 
 
-ROWS = [
-    {"task": "mmlu", "metric": "acc", "when": "before", "value": 0.5, "stderr": 0.01, "problems": 400},
-    {"task": "mmlu", "metric": "acc", "when": "after", "value": 0.45, "stderr": 0.02, "problems": 400},
-    {"task": "only before", "metric": "acc", "when": "before", "value": 0.25, "stderr": None},
-]
+def forgetting_json(after: float = 0.45, interval: tuple[float, float] | None = (0.01, 0.09)) -> str:
+    """As evaluation/forgotten.py writes it, as far as it is read."""
+    rows = [
+        {"stage": 1, "step": step, "task": "mmlu", "metric": "acc", "value": value, "standard_error": error}
+        for step, value, error in ((0, 0.5, 0.01), (3, after, 0.02))
+    ]
+    lost = {"task": "mmlu", "metric": "acc", "before": 0.5, "after": after, "forgotten": 0.5 - after}
+    lost |= {"standard_error": 0.02, "interval": interval, "documents": 400, "paired": True}
+    return json.dumps({"rows": rows[::-1], "forgotten": [lost]})
 
 
 def test_other_tasks_are_shown_before_and_after_where_the_run_has_them(tmp_path: Path, run_report: Any):
     folder = write_run(tmp_path / "run")
-    (folder / "forgetting.json").write_text(json.dumps({"rows": ROWS}))
+    (folder / "forgetting.json").write_text(forgetting_json())
     html = write_report(folder).read_text()
     [found] = read_content(folder)["forgetting"]
-    assert (found["task"], found["metric"], found["problems"]) == ("mmlu", "acc", 400)
-    assert found["change"]["mean"] == pytest.approx(-0.05) and found["change"]["low"] is None
+    assert (found["task"], found["metric"], found["documents"]) == ("mmlu", "acc", 400)
+    assert found["forgotten"] == {"mean": pytest.approx(0.05), "low": 0.01, "high": 0.09, "n": 400}
     assert found["after"]["low"] == pytest.approx(0.45 - 1.96 * 0.02, abs=1e-6)
-    for text in ("what was forgotten", ">0.500<", ">0.450<", ">−0.050<", "0.480 to 0.520"):
+    for text in (
+        "what was forgotten",
+        ">0.500<",
+        ">0.450<",
+        ">+0.050<",
+        "0.480 to 0.520",
+        "+0.010 to +0.090",
+    ):
         assert text in html
     rows = list(csv.DictReader((folder / "report" / "forgetting.csv").open()))
-    assert [float(row["mean"]) for row in rows] == pytest.approx([0.5, 0.45, -0.05])
+    assert [float(row["mean"]) for row in rows] == pytest.approx([0.5, 0.45, 0.05])
     assert "what was forgotten" not in run_report.html and run_report.content["forgetting"] == []
 
 
-def test_over_seeds_the_change_has_an_interval_in_pairs(tmp_path: Path):
+def test_over_seeds_what_was_forgotten_has_an_interval_in_pairs(tmp_path: Path):
     folder = write_experiment(tmp_path / "x", {"one": {}}, (1, 2))
     for seed, lost in ((1, 0.1), (2, 0.2)):
-        rows = [dict(ROWS[0]), ROWS[1] | {"value": 0.5 - lost}]
-        (folder / "arms" / "one" / f"seed-{seed}" / "forgetting.json").write_text(json.dumps({"rows": rows}))
+        text = forgetting_json(0.5 - lost, None)
+        (folder / "arms" / "one" / f"seed-{seed}" / "forgetting.json").write_text(text)
     [found] = read_content(folder)["forgetting"]
-    assert found["change"]["mean"] == pytest.approx(-0.15)
-    assert found["change"]["low"] == pytest.approx(-0.15 - 12.706 * 0.05, abs=1e-3)
+    assert found["forgotten"]["mean"] == pytest.approx(0.15)
+    assert found["forgotten"]["low"] == pytest.approx(0.15 - 12.706 * 0.05, abs=1e-3)
 
 
-@pytest.mark.parametrize("text", ["{", '{"rows": [{"task": "x"}]}', "[]"])
-def test_scores_that_are_none_are_named(tmp_path: Path, text: str):
+@pytest.mark.parametrize("text", ["{", '{"rows": [], "forgotten": [{"task": "x"}]}', "[]"])
+def test_a_file_that_says_nothing_of_other_tasks_is_named(tmp_path: Path, text: str):
     folder = write_run(tmp_path / "run")
     (folder / "forgetting.json").write_text(text)
-    with pytest.raises(UserError, match=r"forgetting\.json: not the scores of other tasks .*remove it"):
+    with pytest.raises(UserError, match=r"forgetting\.json: not what lm-eval's tasks said .*remove it"):
         write_report(folder)

@@ -13,7 +13,7 @@ from matplotlib.path import Path as Outline
 
 from paced_megatron.report.pictures.canvas import PX, Canvas
 
-_TITLE, _HEAD, _BARS, _FLOW, _FOOT = 24, 44, 96, 150, 48  # heights in CSS pixels
+_TITLE, _HEAD, _BARS, _FLOW, _NAME, _FOOT = 24, 44, 96, 150, 20, 48  # heights in CSS pixels
 _SIDE, _BETWEEN = 2, 48
 _SLOT = 0.86  # of the distance between two pass rates: a bar's width, and the largest group's ribbons
 
@@ -29,7 +29,7 @@ def draw_flow(canvas: Canvas, movements: Sequence[dict[str, Any]]) -> Figure:
     rows = -(-len(movements) // columns)
     title = _TITLE if any(each["title"] for each in movements) else 0
     moments = max(len(each["moments"]) for each in movements)
-    panel = title + _HEAD + moments * _BARS + (moments - 1) * _FLOW + _FOOT
+    panel = title + _HEAD + moments * _BARS + (moments - 1) * _FLOW + max(moments - 2, 0) * _NAME + _FOOT
     figure = canvas.figure(rows * panel)
     width = (canvas.width - 2 * _SIDE - (columns - 1) * _BETWEEN) / columns
     most_weight = max(
@@ -62,6 +62,9 @@ def _panel(
             _ribbons(canvas, between, np.array(movement["matrices"][number - 1]), most)
             y += _FLOW
         hangs = number == len(moments) - 1 and number > 0
+        if number > 0 and not hangs:  # it stands apart from the ribbons that lead to it
+            _write(canvas, figure, _name(movement, number), (left, y + 6), "muted", fontsize=8.5)
+            y += _NAME
         axes = canvas.axes(figure, left, y, width, _BARS)
         _bars(canvas, axes, moment["counts"], most)
         if moment["weights"]:
@@ -71,9 +74,8 @@ def _panel(
         _numbers(canvas, axes if hangs else _over(axes), moment["counts"], upwards=not hangs)
         if number == 0 and len(moments) > 1:
             _write(canvas, figure, _name(movement, number), (left, top + 28), "muted", fontsize=8.5)
-        elif number > 0:
-            height = y + _BARS + 20 if hangs else y - 4
-            _write(canvas, figure, _name(movement, number), (left, height), "muted", fontsize=8.5)
+        if hangs:
+            _write(canvas, figure, _name(movement, number), (left, y + _BARS + 20), "muted", fontsize=8.5)
         y += _BARS
     _scale(canvas, axes, moments[-1])
     if len(moments) > 1:

@@ -24,11 +24,15 @@ def draw_steps(canvas: Canvas, curves: Sequence[dict[str, Any]]) -> Figure:
     panel = _TITLE + _PLOT + _FOOT
     figure = canvas.figure(top + panel * -(-len(curves) // columns))
     width = (canvas.width - _LEFT - 14 - (columns - 1) * _BETWEEN) / columns
+    last = max(step for curve in curves for arm in curve["arms"] for step, _ in arm["mean"])
     for number, curve in enumerate(curves):
         row, column = divmod(number, columns)
         left, above = _LEFT + column * (width + _BETWEEN), top + row * panel + _TITLE
         axes = canvas.axes(figure, left, above, width, _PLOT)
         plot_curves(canvas, axes, curve["arms"], log=curve["name"] in _LOGARITHMIC)
+        axes.set_xlim(1 - 0.01 * last, 1.01 * last)
+        if axes.get_yscale() == "linear":
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.annotate(
             CURVE_NAMES[curve["name"]], (0, 1), xycoords="axes fraction", xytext=(0, 8),
