@@ -23,6 +23,7 @@ WEIGHTS = {"b": 0.9, "c": 1.2, "e": 0.9}  # p(1-p) = 3/16, 4/16, 3/16
 # Held-out problems: correct attempts of 2 (sampled), before and after.
 HELD_OUT = ({"e1": 2, "e2": 1, "h1": 0, "h2": 0}, {"e1": 2, "e2": 2, "h1": 1, "h2": 0})
 LOSSES = (0.5, 0.25, 0.125)
+FAILURES = ("incorrect", "truncated", "unparsable", "timed_out")  # how attempts fail, in turn
 
 
 def config_dict(path: Path, seed: int = 1, **sections: Any) -> dict[str, Any]:
@@ -64,6 +65,10 @@ def write_run(
     )
     if written.evaluation.pass_rates_after:
         lines(stage / "pass_rates_after.jsonl", [_rate(name, k) for name, k in after.items()])
+    lines(path / "problems.jsonl", [_problem(name) for name in BEFORE])
+    lines(stage / "attempts.jsonl", _of_four(BEFORE, seed))
+    if written.evaluation.pass_rates_after:
+        lines(stage / "attempts_after.jsonl", _of_four(after, seed))
     lines(stage / "metrics.jsonl", [_step(number, loss) for number, loss in enumerate(losses, start=1)])
     if written.problems.test:
         _write_evaluation(path, seed, held_out, STRATA if written.evaluation.strata_attempts else {})
@@ -79,6 +84,33 @@ def write_run(
         ],
     )
     (path / "environment.json").write_text(json.dumps({"commit": "c0ffee", "packages": {"torch": "9.9"}}))
+    return path
+
+
+def write_stages(
+    path: Path, moments: Sequence[Mapping[str, tuple[int, int]]], steps: int = 3, **sections: Any
+) -> Path:
+    """A finished run of several stages, without held-out problems: problem -> (correct attempts, attempts)
+    before each stage, and after the last. Weights are p(1-p), not brought to a mean. Returns `path`."""
+    sections = {"problems": {"train": "t"}, "evaluation": {"pass_rates_after": True}} | sections
+    stages = [{"divergence": "forward_kl", "train_iters": steps}] * (len(moments) - 1)
+    config = config_dict(path, stages=stages, **sections)
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(dump_config(config_from_dict(config, where="by hand")))
+    for number, moment in enumerate(moments, start=1):
+        records = [
+            {"problem_id": name, "correct": k, "attempts": n, "pass_rate": k / n, "on_frontier": 0 < k < n}
+            for name, (k, n) in moment.items()
+        ]
+        if number == len(moments):
+            lines(path / f"stage-{number - 1}" / "pass_rates_after.jsonl", records)
+            break
+        for record in records:
+            weight = record["pass_rate"] * (1 - record["pass_rate"])
+            record |= {"kept": record["on_frontier"], "weight": weight}
+        lines(path / f"stage-{number}" / "pass_rates.jsonl", records)
+        taken = [_step(step, 1 / step) | {"stage": number} for step in range(1, steps + 1)]
+        lines(path / f"stage-{number}" / "metrics.jsonl", taken)
     return path
 
 
@@ -170,6 +202,26 @@ def _attempt(problem: str, index: int, correct: bool, seed: int) -> dict[str, An
         "problem_id": problem, "index": index, "token_ids": [1, 2], "text": "x", "finish_reason": "stop",
         "outcome": "correct" if correct else "incorrect", "seed": seed, "weight_version": "v",
     }  # fmt: skip
+
+
+def _problem(name: str) -> dict[str, Any]:
+    return {"id": name, "problem": f"What is {name}?", "answer": f"1{name}", "solution": None, "level": None}
+
+
+def _of_four(correct: Mapping[str, int], seed: int) -> list[dict[str, Any]]:
+    """Four attempts at each problem, the first so many correct; the others fail by their place (FAILURES)."""
+    return [
+        _attempt(problem, index, index < k, seed)
+        | _ending(problem, "correct" if index < k else FAILURES[index])
+        for problem, k in correct.items()
+        for index in range(4)
+    ]
+
+
+def _ending(problem: str, outcome: str) -> dict[str, Any]:
+    text = {"correct": rf"\boxed{{1{problem}}}", "incorrect": r"\boxed{no}"}.get(outcome, "x")
+    reason = "length" if outcome == "truncated" else "stop"
+    return {"outcome": outcome, "text": text, "finish_reason": reason}
 
 
 def _timing(phase: str, seconds: float, tokens: int) -> dict[str, Any]:

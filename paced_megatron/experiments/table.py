@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 
 from paced_megatron.evaluation.strata import STRATA
 from paced_megatron.experiments.end import COSTS
 from paced_megatron.experiments.experiment import BEFORE
-from paced_megatron.experiments.results import Comparison, Measured
+from paced_megatron.experiments.results import Arm, Comparison, Measured
 
 STRATUM_NAMES = {"never": "never", "frontier": "sometimes", "always": "always"}  # solved, before
 MEASURE_NAMES = {
@@ -30,6 +34,7 @@ _GROUPS = (
     ("forgetting_sampled", "forgetting_greedy"),
     COSTS,
 )
+_ENDLESS = 100_000  # columns: what a table is measured in, which would else be measured as cut off
 
 
 def measure_name(measure: str, problems: int | None = None) -> str:
@@ -41,18 +46,42 @@ def measure_name(measure: str, problems: int | None = None) -> str:
 
 def comparison_table(comparison: Comparison) -> Group:
     """Accuracy in %, costs as they are; mean ± sample deviation over seeds."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    return Group(_title(comparison), _Fitting(comparison, comparison.arms))
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """One table of these arms; where the terminal is too narrow for it, several below one another: a number
+    that lost a digit would be another number."""
+
+    comparison: Comparison
+    arms: Sequence[Arm]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = _table(self.comparison, self.arms)
+        needed = Measurement.get(console, options.update(width=_ENDLESS), table).maximum
+        if len(self.arms) == 1 or needed <= options.max_width:
+            yield from ("", table, "")
+            return
+        half = -(-len(self.arms) // 2)
+        for arms in (self.arms[:half], self.arms[half:]):
+            yield _Fitting(self.comparison, arms)
+
+
+def _table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
+    # The box itself puts a space between columns: with padding, four arms wouldn't fit 80 columns.
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("", no_wrap=True)
-    for arm in comparison.arms:
+    for arm in arms:
         table.add_column(arm.name, justify="right", no_wrap=True)
     for group in _GROUPS:
         shown = [name for name in group if any(name in arm.measures for arm in comparison.arms)]
         for name in shown:
-            cells = [_cell(name, arm.measures.get(name)) for arm in comparison.arms]
+            cells = [_cell(name, arm.measures.get(name)) for arm in arms]
             problems = comparison.problems.get(name) if name.startswith("test") else None
             label = measure_name(name, problems)
             table.add_row(label, *cells, end_section=name == shown[-1])
-    return Group(_title(comparison), table)
+    return table
 
 
 def _title(comparison: Comparison) -> str:

@@ -123,6 +123,6 @@ def _shares(run: RunRecord, group: Group, end: str) -> dict[str, float]:
     """Problem -> share of its attempts that are correct."""
     return {
         problem: correct / attempts
-        for problem, (correct, attempts) in run.attempted[_row(run, group, end).key].items()
+        for problem, (correct, attempts) in run.correct(_row(run, group, end).key).items()
         if group.kind == "all" or run.strata.get(problem) == group.name
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paced_megatron.report.wording import measure_label
+from paced_megatron.report.wording import CURVE_NAMES, measure_label
 
 
 def alt_texts(content: Mapping[str, Any]) -> dict[str, str]:
@@ -16,6 +16,11 @@ def alt_texts(content: Mapping[str, Any]) -> dict[str, str]:
             _accuracy(measure) for measure in content["accuracy"] if measure["group"] == "all"
         ),
         "loss": " ".join(_loss(loss) for loss in content["loss"]),
+        "steps": " ".join(
+            f"{CURVE_NAMES[curve['name']]}, {_course(arm)}"
+            for curve in content["steps"]
+            for arm in curve["arms"]
+        ),
     }
 
 
@@ -46,3 +51,10 @@ def _loss(loss: Mapping[str, Any]) -> str:
     if not known:
         return f"{loss['arm']}: no finite loss."
     return f"{loss['arm']}: loss from {known[0]:.3g} to {known[-1]:.3g} over {len(loss['mean'])} steps."
+
+
+def _course(curve: Mapping[str, Any]) -> str:
+    known = [value for _, value in curve["mean"] if value is not None]
+    if not known:
+        return f"{curve['arm']}: not known."
+    return f"{curve['arm']}: from {known[0]:.3g} to {known[-1]:.3g}."

@@ -8,17 +8,21 @@ interval is one of 95 %, and what is not finite is null.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paced_megatron.config.io import config_to_dict
-from paced_megatron.experiments.intervals import mean
-from paced_megatron.pacing.weights import effective_sample_size
 from paced_megatron.report.accuracy import measures
 from paced_megatron.report.cost import cost
+from paced_megatron.report.forgetting import forgetting
 from paced_megatron.report.movements import movement
+from paced_megatron.report.outcomes import examples, outcomes
 from paced_megatron.report.source import RunRecord
+from paced_megatron.report.steps import loss_curve, step_curves
+from paced_megatron.report.wall_time import wall_time
+from paced_megatron.report.weighing import stage_weights
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,30 @@ def report_content(
         more: further entries, such as the paired differences of an experiment.
     """
     first = arms[0].runs[0]
+    named = [(arm.name, arm.runs) for arm in arms]
     content = {
         "name": name,
         "kind": "experiment" if len(arms) > 1 or len(arms[0].runs) > 1 else "run",
         "reading": reading,
         "seeds": [run.config.seed for run in arms[0].runs],
-        "arms": [{"name": arm.name, "overrides": dict(arm.overrides), **_problems(arm.runs)} for arm in arms],
+        "arms": [{"name": arm.name, "overrides": dict(arm.overrides), **_problems(arm)} for arm in arms],
         "intervals": "seeds" if len(arms[0].runs) > 1 else "problems",
         "movements": [
             movement(arm.name, arm.runs, title=arm.name if len(arms) > 1 else None) for arm in arms
         ],
-        "loss": [_loss(arm) for arm in arms],
-        "accuracy": measures([(arm.name, arm.runs) for arm in arms]),
+        "weights": [record for arm in arms for record in stage_weights(arm.name, arm.runs)],
+        "loss": [loss_curve(arm.name, arm.runs) for arm in arms],
+        "steps": step_curves(named),
+        "accuracy": measures(named),
+        "forgetting": forgetting([(arm.name, [run.forgetting for run in arm.runs]) for arm in arms]),
+        "outcomes": outcomes(named),
+        "examples": examples(named),
         "cost": [cost(arm.name, arm.runs) for arm in arms],
+        "time": [wall_time(arm.name, arm.runs) for arm in arms],
         "differences": [],
         "again": {
-            "commands": list(commands),
+            "typed": first.environment.get("command"),
+            "commands": [*_checkout(first.environment), *commands],
             "config": config_to_dict(first.config),
             "environment": first.environment,
         },
@@ -66,54 +78,20 @@ def report_content(
     return finite(content)
 
 
-def _problems(runs: Sequence[RunRecord]) -> dict[str, float]:
-    """How many training problems there are, and of which kinds; `kept` are trained on, `ess` of equal weight
-    would be as noisy. Means over the runs."""
-    found = []
-    for run in runs:
-        records = run.stages[0].pass_rates
-        weights = [record["weight"] for record in records if record["kept"]]
-        found.append(
-            {
-                "problems": len(records),
-                "never": sum(record["correct"] == 0 for record in records),
-                "always": sum(record["correct"] == record["attempts"] for record in records),
-                "kept": len(weights),
-                "ess": effective_sample_size(weights) if weights else 0.0,
-            }
-        )
-    return {key: mean([each[key] for each in found]) for key in found[0]}
+def _checkout(environment: Mapping[str, Any]) -> list[str]:
+    """To the commit that ran, where it was one."""
+    commit = str(environment.get("commit", ""))
+    clean = commit.removesuffix("-dirty")
+    if not clean or not all(letter in "0123456789abcdef" for letter in clean):
+        return []
+    changed = "  # and changes in the clone that no commit has" if commit != clean else ""
+    return [f"git checkout {clean}{changed}"]
 
 
-def _loss(arm: Arm) -> dict[str, Any]:
-    """Loss over all steps of all stages, counted on; and the step before which each stage begins.
-
-    Where seeds end a stage with different steps (a budget in tokens or seconds) the next one begins after the
-    longest, for all of them; a mean is taken where every seed has a step.
-    """
-    starts = [0]
-    for number in range(len(arm.runs[0].stages)):
-        starts.append(starts[-1] + max(run.stages[number].metrics[-1]["step"] for run in arm.runs))
-    seeds: list[dict[str, Any]] = [
-        {"seed": run.config.seed, "points": _points(run, starts)} for run in arm.runs
-    ]
-    losses = [dict(seed["points"]) for seed in seeds]
-    shared = [step for step in losses[0] if all(step in others for others in losses)]
-    means = [[step, mean([others[step] for others in losses])] for step in shared]
-    stages = [[start + 0.5, number] for number, start in enumerate(starts[:-1], start=1)]
-    return {"arm": arm.name, "mean": means, "seeds": seeds, "stages": stages}
-
-
-def _points(run: RunRecord, starts: Sequence[int]) -> list[list[float]]:
-    return [
-        [start + record["step"], _number(record["loss"])]
-        for stage, start in zip(run.stages, starts, strict=False)
-        for record in stage.metrics
-    ]
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _problems(arm: Arm) -> dict[str, Any]:
+    """How many training problems there are, and of which kinds, before training."""
+    first = stage_weights(arm.name, arm.runs)[0]
+    return {key: first[key] for key in ("problems", "never", "always", "kept", "ess")}
 
 
 def finite(value: Any) -> Any:
@@ -133,7 +111,7 @@ def run_content(run: RunRecord) -> dict[str, Any]:
         run.name,
         [Arm(run.name, {}, [run])],
         reading=_reading(run),
-        commands=[f"paced run {run.name}/config.yaml run_dir=runs/again", f"paced report {run.name}"],
+        commands=[f"paced run {shlex.quote(f'{run.config.run_dir}/config.yaml')} run_dir=runs/again"],
         more={},
     )
 

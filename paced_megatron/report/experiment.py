@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from paced_megatron.errors import UserError
-from paced_megatron.experiments.experiment import BEFORE, Experiment, read_experiment
+from paced_megatron.experiments.experiment import BEFORE, Experiment, load_experiment, read_experiment
 from paced_megatron.experiments.finished import missing_runs
 from paced_megatron.experiments.reading import reading
 from paced_megatron.experiments.results import Comparison, read_comparison
@@ -32,11 +33,12 @@ def experiment_content(path: Path) -> dict[str, Any]:
         for name, overrides in experiment.arms.items()
     ]
     comparison = read_comparison(path)
+    began_in = load_experiment(folder.experiment).run_dir
     return report_content(
         path.name,
         arms,
         reading=reading(comparison),
-        commands=[f"paced compare {path.name}/experiment.yaml run_dir=runs/again", "paced report runs/again"],
+        commands=[f"paced compare {shlex.quote(f'{began_in}/experiment.yaml')} run_dir=runs/again"],
         more={"differences": list(_differences(comparison))},
     )
 

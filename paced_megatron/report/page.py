@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ from paced_megatron.report.cost import GENERATED
 from paced_megatron.report.palette import ARM_COLOURS, DARK, LIGHT, css_variables
 from paced_megatron.report.wording import (
     DIFFERENCES,
+    OUTCOME_NAMES,
+    PHASE_NAMES,
     accuracy_caption,
     cost_caption,
+    forgetting_caption,
     group_label,
     kind_label,
     loss_caption,
     movements_caption,
+    outcomes_caption,
+    steps_caption,
+    time_caption,
+    weights_caption,
     whole_sets,
+    work_label,
+    work_place,
 )
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -40,6 +50,7 @@ class PagePicture:
 
 def page(content: Mapping[str, Any], pictures: Mapping[str, PagePicture]) -> str:
     """The page. `content` is the object in report.json, as it comes back from JSON."""
+    stages = len(content["again"]["config"]["stages"])
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=False, lstrip_blocks=False, keep_trailing_newline=True,
@@ -49,7 +60,11 @@ def page(content: Mapping[str, Any], pictures: Mapping[str, PagePicture]) -> str
         "points": points,
         "fixed": fixed,
         "whole": whole,
+        "score": score,
+        "change": change,
         "group_label": group_label,
+        "work_label": work_label,
+        "work_place": partial(work_place, stages=stages),
         "arm_colour": lambda number: ARM_COLOURS[number % len(ARM_COLOURS)],
     }
     style = environment.get_template("report.css").render(
@@ -67,8 +82,18 @@ def page(content: Mapping[str, Any], pictures: Mapping[str, PagePicture]) -> str
             "movements": movements_caption(content),
             "accuracy": accuracy_caption(content),
             "loss": loss_caption(content),
+            "steps": steps_caption(content),
             "cost": cost_caption(content),
+            "time": time_caption(content),
+            "outcomes": outcomes_caption(content),
+            "weights": weights_caption(content),
+            "forgetting": forgetting_caption(content),
         },
+        stages=stages,
+        outcome_names=OUTCOME_NAMES,
+        time_rows=_time_rows(content, "phases", "phase"),
+        step_rows=_time_rows(content, "step", "part"),
+        examples=_examples(content),
         config_yaml=yaml.safe_dump(
             content["again"]["config"], sort_keys=False, allow_unicode=True, width=100
         ).rstrip(),
@@ -89,6 +114,16 @@ def points(share: float | None) -> str:
 def fixed(value: float | None, digits: int) -> str:
     """A number with so many digits after the point."""
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def score(value: float | None) -> str:
+    """Of a task, in the metric's own unit."""
+    return NONE if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def change(value: float | None) -> str:
+    """Between two scores, with its sign."""
+    return NONE if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def whole(value: float | None) -> str:
@@ -120,6 +155,29 @@ def _accuracy_tables(content: Mapping[str, Any]) -> list[dict[str, Any]]:
             title, decoding = kind_label(measure).split(", ")
             tables.setdefault(title, []).append((decoding, measure))
     return [{"title": title, "columns": columns} for title, columns in tables.items()]
+
+
+def _time_rows(content: Mapping[str, Any], what: str, name: str) -> list[dict[str, Any]]:
+    """A row for each stage and phase (or part of a step), with a cell for each arm."""
+    by_arm = [{(each["stage"], each[name]): each for each in time[what]} for time in content["time"]]
+    keys = dict.fromkeys(key for cells in by_arm for key in cells)
+    several = len({stage for stage, _ in keys}) > 1
+    return [
+        {
+            "label": (f"stage {stage}: " if several else "") + PHASE_NAMES.get(phase, phase),
+            "cells": [cells.get((stage, phase)) for cells in by_arm],
+        }
+        for stage, phase in keys
+    ]
+
+
+def _examples(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each kind of outcome that there is, its name and its examples."""
+    groups = [
+        {"name": name, "examples": [each for each in content["examples"] if each["outcome"] == kind]}
+        for kind, name in OUTCOME_NAMES.items()
+    ]
+    return [group for group in groups if group["examples"]]
 
 
 def _facts(content: Mapping[str, Any]) -> list[dict[str, str]]:

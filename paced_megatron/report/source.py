@@ -17,7 +17,9 @@ from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import EvaluationRow, read_rows
 from paced_megatron.evaluation.plan import planned
 from paced_megatron.evaluation.strata import read_strata
+from paced_megatron.report.attempts import AttemptCounts, attempt_counts
 from paced_megatron.report.environment import read_environment
+from paced_megatron.report.forgetting import read_forgetting
 from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.files import read_jsonl
 from paced_megatron.timings import Timing, read_timings
@@ -36,16 +38,39 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class Attempted:
+    """A piece of work that made attempts, by `Timing.phase`'s name, and what came of it.
+
+    Attributes:
+        step, problem_set, decoding: of a measurement ("evaluation"), else None.
+    """
+
+    stage: int
+    phase: str
+    counts: AttemptCounts
+    step: int | None = None
+    problem_set: str | None = None
+    decoding: str | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Which piece of work; the same in each run of an experiment."""
+        return (self.stage, self.phase, self.step, self.problem_set, self.decoding)
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """What a finished run's files say.
 
     Attributes:
         rows: of evaluation.json; none where the run has no held-out problems.
         last: (stage, step) of the measurement after training.
-        attempted: key of a row (first or last measurement) -> problem -> (correct attempts, attempts).
+        attempted: what was attempted, in the order of the work; of the measurements the first and the last.
+        problems: training problem -> its line of problems.jsonl.
         strata: test problem -> stratum.
         pass_rates_after: lines of the last stage's file; empty where it was not asked for.
         environment: what was written when the run began; empty for a run that is older than that file.
+        forgetting: see `forgetting.read_forgetting`; empty where the run has no such file.
     """
 
     folder: RunFolder
@@ -53,11 +78,13 @@ class RunRecord:
     stages: list[StageRecord]
     last: tuple[int, int]
     rows: list[EvaluationRow]
-    attempted: dict[RowKey, dict[str, tuple[int, int]]]
+    attempted: list[Attempted]
+    problems: dict[str, dict[str, Any]]
     strata: dict[str, str]
     pass_rates_after: list[dict[str, Any]]
     timings: list[Timing]
     environment: dict[str, Any]
+    forgetting: list[dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -67,6 +94,12 @@ class RunRecord:
     def first(self) -> tuple[int, int]:
         """(stage, step) of the measurement before training."""
         return (1, 0)
+
+    def correct(self, key: RowKey) -> dict[str, tuple[int, int]]:
+        """Problem -> (correct attempts, attempts) of a row of the first or last measurement."""
+        stage, step, problem_set, decoding = key
+        of = (stage, "evaluation", step, problem_set, decoding)
+        return next(each.counts.correct for each in self.attempted if each.key == of)
 
 
 def read_run(folder: RunFolder) -> RunRecord:
@@ -82,22 +115,46 @@ def read_run(folder: RunFolder) -> RunRecord:
     stages = [_read_stage(folder.stage(number + 1)) for number in range(len(config.stages))]
     last, end = folder.stage(len(config.stages)), end_of(folder, config)
     assert end is not None, "it would be among what is missing"
-    record = RunRecord(
+    rows = read_rows(folder.evaluation) if config.problems.test else []
+    order = planned(config)
+    ends = sorted(
+        (row for row in rows if (row.stage, row.step) in ((1, 0), end)),
+        key=lambda row: (row.stage, row.step, order.index((row.problem_set, row.decoding))),
+    )
+    return RunRecord(
         folder=folder,
         config=config,
         stages=stages,
         last=end,
-        rows=read_rows(folder.evaluation) if config.problems.test else [],
-        attempted={},
+        rows=rows,
+        attempted=list(_attempted(folder, config, ends)),
+        problems={record["id"]: record for record in read_jsonl(folder.problems)},
         strata=read_strata(folder.strata),
         pass_rates_after=read_jsonl(last.pass_rates_after),
         timings=read_timings(folder.timings),
         environment=read_environment(folder.environment),
+        forgetting=read_forgetting(folder.path / "forgetting.json"),
     )
-    for row in record.rows:
-        if (row.stage, row.step) in (record.first, record.last):
-            record.attempted[row.key] = _correct_attempts(_evaluation_attempts(folder, row.key))
-    return record
+
+
+def _attempted(folder: RunFolder, config: Config, rows: Sequence[EvaluationRow]) -> Iterator[Attempted]:
+    """Each file of attempts that the run has. Training needs none that a measurement doesn't, so that one
+    which was moved away to make room is only not counted."""
+    for number in range(1, len(config.stages) + 1):
+        files = folder.stage(number)
+        for phase, paths in (
+            ("attempts", [files.attempts]),
+            ("responses", [files.responses]),
+            ("rollouts", sorted(files.rollouts(0).parent.glob("step-*.jsonl"))),
+            ("strata", [files.strata_attempts]),
+        ):
+            if there := [path for path in paths if path.is_file()]:
+                yield Attempted(number, phase, attempt_counts(*there))
+        for row in (row for row in rows if row.stage == number):
+            counts = attempt_counts(_evaluation_attempts(folder, row.key))
+            yield Attempted(number, "evaluation", counts, row.step, row.problem_set, row.decoding)
+        if files.attempts_after.is_file():
+            yield Attempted(number, "attempts_after", attempt_counts(files.attempts_after))
 
 
 def read_config(folder: RunFolder) -> Config:
@@ -195,11 +252,3 @@ def _check_keys(path: Path, records: Sequence[dict[str, Any]], keys: Sequence[st
         for key in keys:
             if key not in record:
                 raise UserError(f"{path}:{number}: no {key}; the file is of another version, or was edited")
-
-
-def _correct_attempts(path: Path) -> dict[str, tuple[int, int]]:
-    counts: dict[str, tuple[int, int]] = {}
-    for record in read_jsonl(path):
-        correct, attempts = counts.get(record["problem_id"], (0, 0))
-        counts[record["problem_id"]] = (correct + (record["outcome"] == "correct"), attempts + 1)
-    return counts

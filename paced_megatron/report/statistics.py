@@ -7,10 +7,13 @@ Pure functions of plain numbers. Every interval is one of 95 %; those over probl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from paced_megatron.evaluation.estimates import Estimate
 from paced_megatron.experiments.intervals import interval, mean
+
+Move = tuple[tuple[int, int], tuple[int, int]]  # a problem's (correct attempts, attempts) before and after
 
 
 def over_seeds(values: Sequence[float], within: tuple[float, float] | None = None) -> Estimate:
@@ -28,30 +31,15 @@ def over_seeds(values: Sequence[float], within: tuple[float, float] | None = Non
     return Estimate(mean(values), low, high, len(values))
 
 
-def transitions(
-    before: Mapping[str, int], after: Mapping[str, int], attempts_before: int, attempts_after: int
-) -> list[list[int]]:
-    """matrix[k before][k after]: problems by correct attempts before and after; of those that have both."""
-    matrix = [[0] * (attempts_after + 1) for _ in range(attempts_before + 1)]
-    for problem_id, correct in before.items():
-        if problem_id in after:
-            matrix[correct][after[problem_id]] += 1
-    return matrix
-
-
-def moved(matrix: Sequence[Sequence[int]]) -> tuple[int, int, int]:
-    """(up, down, the same): problems whose pass rate rose, fell, stayed."""
-    up = down = same = 0
-    most_before, most_after = len(matrix) - 1, len(matrix[0]) - 1
-    for before, row in enumerate(matrix):
-        for after, count in enumerate(row):
-            change = after * most_before - before * most_after
-            up, down, same = (
-                up + count * (change > 0),
-                down + count * (change < 0),
-                same + count * (change == 0),
-            )
-    return up, down, same
+def moved(moves: Counter[Move]) -> tuple[int, int, int]:
+    """(up, down, the same): problems whose pass rate rose, fell, stayed, whatever the numbers of attempts."""
+    changes = [
+        (later[0] * earlier[1] - earlier[0] * later[1], problems)
+        for (earlier, later), problems in moves.items()
+    ]
+    up = sum(problems for change, problems in changes if change > 0)
+    down = sum(problems for change, problems in changes if change < 0)
+    return up, down, moves.total() - up - down
 
 
 def moved_by_chance(before: Sequence[int], attempts_after: int) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from paced_megatron.report.pictures.accuracy import draw_accuracy
 from paced_megatron.report.pictures.canvas import NARROW, WIDE, Draw, png, svg
 from paced_megatron.report.pictures.flow import draw_flow
 from paced_megatron.report.pictures.loss import draw_loss
+from paced_megatron.report.pictures.steps import draw_steps
 from paced_megatron.report.source import read_run
 from paced_megatron.report.tables import csv_tables
 from paced_megatron.run_folder import ExperimentFolder, RunFolder
@@ -86,6 +87,8 @@ def _drawings(content: Mapping[str, Any]) -> dict[str, Draw]:
         "movements": partial(draw_flow, movements=content["movements"]),
         "loss": partial(draw_loss, losses=content["loss"]),
     }
+    if content["steps"]:
+        drawings["steps"] = partial(draw_steps, curves=content["steps"])
     if content["accuracy"]:
         names = [arm["name"] for arm in content["arms"]] if content["kind"] == "experiment" else ["after"]
         drawings["accuracy"] = partial(draw_accuracy, measures=shown_measures(content), names=names)

@@ -32,7 +32,7 @@ from paced_megatron.training.writers import Writer, scalars
 
 OnEvaluation = Callable[[int, list[HiddenStatesModel]], None]
 
-NOTHING = StepSums(0.0, 0.0, 0.0, 0.0, 0.0)  # of a batch without texts
+NOTHING = StepSums(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # of a batch without texts
 
 
 def train_stage(

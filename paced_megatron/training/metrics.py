@@ -28,6 +28,8 @@ class StepMetrics:
             None where there were none.
         tokens: response tokens of the step; `problems`, `texts`: those trained on. On stored text each
             problem has one text.
+        tokens_kept: share of `tokens` that are trained on: neither the weight of their problem nor their own
+            is 0. None where there were no tokens.
         weight_ess: effective sample size of the problems' weights, (sum w)^2 / sum w^2.
         clipped: whether the gradient was longer than `training.clip_grad`; their mean is the clip rate.
         pass_rate_mean: of the step's texts, by the measurement that gave them their weights.
@@ -49,6 +51,7 @@ class StepMetrics:
     student_entropy: float | None
     teacher_entropy: float | None
     tokens: int
+    tokens_kept: float | None
     problems: int
     texts: int
     weight_ess: float
@@ -102,6 +105,7 @@ def step_metrics(
         student_entropy=per_token(sums.student_entropy),
         teacher_entropy=per_token(sums.teacher_entropy),
         tokens=int(sums.tokens),
+        tokens_kept=per_token(sums.kept),
         problems=len(weights),
         texts=len(batch),
         weight_ess=effective_sample_size(weights) if weights else 0.0,

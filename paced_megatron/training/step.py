@@ -36,11 +36,13 @@ class StepSums:
     Attributes:
         loss: the loss itself (its denominator is inside the coefficients).
         tokens: response tokens.
+        kept: those that count: neither the weight of their problem nor their own is 0.
         divergence, student_entropy, teacher_entropy: sums over these tokens, unweighted, in nats.
     """
 
     loss: float
     tokens: float
+    kept: float
     divergence: float
     student_entropy: float
     teacher_entropy: float
@@ -132,12 +134,13 @@ def _weighted_loss(
         **objective.of_divergence,
     )
     no_count = torch.zeros((), dtype=torch.int, device=hidden.device)
-    return with_head(result.loss, head), no_count, _sums(result.loss, item.statistics or result)
+    kept = int(coefficients.count_nonzero())
+    return with_head(result.loss, head), no_count, _sums(result.loss, item.statistics or result, kept)
 
 
-def _sums(loss: Tensor, of: DivergenceStatistics) -> Tensor:
-    tokens = torch.full_like(loss, of.divergence.numel())
+def _sums(loss: Tensor, of: DivergenceStatistics, kept: int) -> Tensor:
+    counts = (torch.full_like(loss, count).detach() for count in (of.divergence.numel(), kept))
     per_token = (of.divergence, of.student_entropy, of.teacher_entropy)
     return torch.stack(
-        [loss.detach(), tokens.detach(), *(values.sum().to(tokens.dtype) for values in per_token)]
+        [loss.detach(), *counts, *(values.sum().to(loss.dtype) for values in per_token)]
     ).double()

@@ -27,6 +27,7 @@ SCALARS = {
     "train/student_entropy": "student_entropy",
     "train/teacher_entropy": "teacher_entropy",
     "train/tokens": "tokens",
+    "train/tokens_kept": "tokens_kept",
     "train/tokens_per_s": "tokens_per_s",
     "train/step_time": "step_time",
     "pace/problems": "problems",

@@ -122,3 +122,19 @@ def test_the_table_fits_80_columns_and_has_a_column_for_every_arm(arms: int) -> 
     assert (
         row.split()[2:] == ["(400)", "43.7±0.6", "33.0±0.2", "48.3±0.4", "48.3±0.6", "48.1±0.2"][: arms + 1]
     )
+
+
+@pytest.mark.parametrize("tokens", [14_080.0, 1_423_432_340.0])
+def test_no_number_of_the_table_loses_a_digit_at_80_columns(tokens: float) -> None:
+    """Four arms whose accuracies are as broad as they get; with many tokens the arms come in two tables."""
+    full = comparison(dict.fromkeys(SAMPLED, (1.0, 1.0, 1.0)))
+    for arm in full.arms:
+        arm.measures["training_tokens"] = Measured(tokens, 0.0, {})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(full))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    for row, number in (("held-out, sampled", "100.0±0.0"), ("training, tokens", f"{tokens:,.0f}")):
+        assert sum(line.split().count(number) for line in lines if line.strip().startswith(row)) == 5
+    headings = [line.split() for line in lines if set(line.split()) & set(SAMPLED)]
+    assert [name for line in headings[-2 if tokens > 1e6 else -1 :] for name in line] == list(SAMPLED)

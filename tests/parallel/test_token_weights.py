@@ -159,6 +159,9 @@ def test_the_gradient_is_that_of_transformers_with_the_weights_worked_out_by_han
         assert step.sums.tokens == plain.sums.tokens == sum(len(response) for _, response, _ in texts())
         assert step.sums.divergence == pytest.approx(plain.sums.divergence, rel=1e-9)
         assert step.sums.student_entropy == pytest.approx(plain.sums.student_entropy, rel=1e-9)
+    lengths = [len(response) for _, response, weight in texts() if weight != 0]
+    assert plain.sums.kept == sum(lengths) < plain.sums.tokens
+    assert found[0].sums.kept == sum(max(math.floor(KEPT * length), 1) for length in lengths)
 
 
 def test_leaving_out_the_text_of_weight_0_changes_nothing(parity, truths):

@@ -134,4 +134,4 @@ def test_nothing_is_wider_than_the_page(
     wide, window, ground, pictures = json.loads(measured[1])
     assert wide <= window <= width
     assert ground == {"light": "rgb(246, 245, 242)", "dark": "rgb(15, 18, 23)"}[theme]
-    assert pictures == 3  # each once: the other width's is not shown
+    assert pictures == 4  # each once: the other width's is not shown

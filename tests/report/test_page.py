@@ -59,7 +59,7 @@ def test_the_page_loads_nothing(made: Any):
             value = attributes.get(name) or "#"
             assert value.startswith(("#", "data:,")), f"<{tag} {name}={value!r}>"
     assert not re.search(r"@import|@font-face", made.html)
-    assert set(re.findall(r"url\(([^)]{0,2})", made.html)) <= {"#m", "#a", "#l"}
+    assert set(re.findall(r"url\(([^)]{0,2})", made.html)) <= {"#m", "#a", "#l", "#s"}
     # An address may stand in the SVG's namespace declarations, which nobody loads.
     assert set(re.findall(r"https?://[^\s\"'<]+", made.html)) <= {
         "http://www.w3.org/2000/svg",
@@ -78,7 +78,7 @@ def test_ids_are_there_once_and_what_refers_to_them_finds_them(made: Any):
 def test_pictures_have_words_and_tables_have_heads(made: Any):
     page = Elements(made.html)
     pictures = [each for each in page.of("div") if each.get("role") == "img"]
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert all(len(each["aria-label"] or "") > 30 for each in pictures)
     assert all(each.get("aria-hidden") == "true" for each in page.of("svg"))
     assert len(page.of("svg")) == 2 * len(pictures)  # for a wide page and for a phone
@@ -118,8 +118,9 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path):
     assert made[0] == made[1]
     assert {path.name: path.read_bytes() for path in (folder / "report").iterdir()} == files
     assert set(files) == {
-        "report.json", "movements.png", "accuracy.png", "loss.png",
-        "movements.csv", "weights.csv", "accuracy.csv", "loss.csv", "cost.csv",
+        "report.json", "movements.png", "accuracy.png", "loss.png", "steps.png",
+        "movements.csv", "histograms.csv", "chance.csv", "weights.csv", "stages.csv", "accuracy.csv",
+        "forgetting.csv", "outcomes.csv", "loss.csv", "steps.csv", "cost.csv", "time.csv",
     }  # fmt: skip
 
 
@@ -160,3 +161,16 @@ def test_one_arm_with_two_seeds_and_one_seed_with_two_arms_have_a_report(tmp_pat
         html = write_report(write_experiment(tmp_path / name, arms, seeds)).read_text()
         assert "report of an experiment" in html
         assert ("Arm against arm" in html) == (len(arms) > 1)
+
+
+def test_the_commands_that_run_it_again_name_the_commit_the_folder_and_what_was_typed(tmp_path: Path):
+    folder = write_run(tmp_path / "a run")
+    typed = "paced run recipe.yaml training.lr=3e-6"
+    for commit, ending in (("c0ffee", "\n"), ("c0ffee-dirty", "  # and changes")):
+        (folder / "environment.json").write_text(json.dumps({"commit": commit, "command": typed}))
+        html = write_report(folder).read_text()
+        assert f"<code>git checkout c0ffee{ending}" in html
+        assert f"paced run &#39;{folder}/config.yaml&#39; run_dir=runs/again" in html
+        assert f"<code>{typed}</code>" in html
+    (folder / "environment.json").write_text(json.dumps({"commit": "not a clone"}))
+    assert "git checkout" not in write_report(folder).read_text()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 
-from paced_megatron.report.statistics import moved, moved_by_chance, over_seeds, transitions
+from paced_megatron.report.statistics import moved, moved_by_chance, over_seeds
 
 
 def test_an_interval_over_three_seeds_is_students_t_with_two_degrees():
@@ -28,15 +29,10 @@ def test_a_seed_that_is_not_a_number_does_not_vanish_from_the_mean():
     assert found.low is None
 
 
-def test_transitions_count_problems_that_have_both():
-    matrix = transitions({"a": 0, "b": 1, "c": 1, "gone": 2}, {"a": 0, "b": 2, "c": 1, "new": 0}, 2, 2)
-    assert matrix == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
-
-
 def test_moved_compares_pass_rates_and_not_counts():
     # 1 of 2 before and 2 of 4 after is the same rate; 1 of 2 and 3 of 4 is up; 2 of 2 and 3 of 4 is down.
-    matrix = [[0, 0, 0, 0, 0], [0, 0, 5, 3, 0], [0, 0, 0, 2, 0]]
-    assert moved(matrix) == (3, 2, 5)
+    moves = Counter({((1, 2), (2, 4)): 5, ((1, 2), (3, 4)): 3, ((2, 2), (3, 4)): 2})
+    assert moved(moves) == (3, 2, 5)
 
 
 def test_moved_by_chance_is_the_binomials_tail():

@@ -32,9 +32,7 @@ class Server:
         for index in indices:
             self._ends[index].set()
 
-    def generate(
-        self, group: Sequence[Request], how: Generation
-    ) -> Iterator[tuple[int, Completion | None]]:
+    def generate(self, group: Sequence[Request], how: Generation) -> Iterator[tuple[int, Completion | None]]:
         self._ends |= {request.index: threading.Event() for request in group}
         self.groups.put([request.index for request in group])
         for position, request in enumerate(group):

@@ -18,7 +18,7 @@ from paced_megatron.training.step import StepSums
 from paced_megatron.training.timers import PHASES
 from paced_megatron.training.writers import SCALARS, check_installed, open_writers, scalars
 
-SUMS = StepSums(loss=0.5, tokens=40.0, divergence=20.0, student_entropy=60.0, teacher_entropy=30.0)
+SUMS = StepSums(loss=0.5, tokens=40.0, kept=30.0, divergence=20.0, student_entropy=60.0, teacher_entropy=30.0)
 
 
 def example(weight: float, pass_rate: float | None) -> Example:
@@ -47,6 +47,7 @@ def test_weight_is_shared_out_among_the_strata_of_the_pass_rate():
     assert found.pass_rate_mean == pytest.approx((0.125 + 0.5 + 0.2 + 1.0) / 4)
     assert found.weight_ess == pytest.approx(8.0**2 / (1 + 4 + 1 + 16))
     assert found.tokens_per_s == 160
+    assert found.tokens_kept == 0.75
 
 
 def test_without_pass_rates_nothing_is_said_of_them():

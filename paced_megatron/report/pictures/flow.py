@@ -13,15 +13,14 @@ from matplotlib.path import Path as Outline
 
 from paced_megatron.report.pictures.canvas import PX, Canvas
 
-_TITLE, _HEAD, _BARS, _FLOW, _FOOT = 24, 44, 96, 150, 48  # heights in CSS pixels
+_TITLE, _HEAD, _BARS, _FLOW, _NAME, _FOOT = 24, 44, 96, 150, 20, 48  # heights in CSS pixels
 _SIDE, _BETWEEN = 2, 48
 _SLOT = 0.86  # of the distance between two pass rates: a bar's width, and the largest group's ribbons
-_MOST_NUMBERS = 17  # where there are more values of k than that, not every bar has its number
 
 
 def draw_flow(canvas: Canvas, movements: Sequence[dict[str, Any]]) -> Figure:
-    """A panel per arm: before above, after below, between them a ribbon for every (before, after), as broad
-    as it has problems. The weights stand over the histogram from which they were made.
+    """A panel per arm: a histogram for each moment, before above, after below, between two a ribbon for every
+    (before, after), as broad as it has problems. Weights stand over the histogram from which they were made.
 
     Args:
         movements: `content["movements"]` (see `content.py`).
@@ -29,11 +28,14 @@ def draw_flow(canvas: Canvas, movements: Sequence[dict[str, Any]]) -> Figure:
     columns = 1 if canvas.is_narrow or len(movements) == 1 else 2
     rows = -(-len(movements) // columns)
     title = _TITLE if any(each["title"] for each in movements) else 0
-    has_after = any(each["matrix"] for each in movements)
-    panel = title + _HEAD + _BARS + (_FLOW + _BARS if has_after else 0) + _FOOT
+    moments = max(len(each["moments"]) for each in movements)
+    panel = title + _HEAD + moments * _BARS + (moments - 1) * _FLOW + max(moments - 2, 0) * _NAME + _FOOT
     figure = canvas.figure(rows * panel)
     width = (canvas.width - 2 * _SIDE - (columns - 1) * _BETWEEN) / columns
-    most_weight = max((weight for each in movements for _, weight in each["weights"]), default=0.0)
+    most_weight = max(
+        (weight for each in movements for moment in each["moments"] for _, weight in moment["weights"]),
+        default=0.0,
+    )
     for number, movement in enumerate(movements):
         row, column = divmod(number, columns)
         left, top = _SIDE + column * (width + _BETWEEN), row * panel
@@ -51,22 +53,42 @@ def _panel(
     most_weight: float,
 ) -> None:
     left, top, width = place
-    most = max(*movement["before"], *(movement["after"] or []), 1)
-    above = canvas.axes(figure, left, top + _HEAD, width, _BARS)
-    _bars(canvas, above, movement["before"], most)
-    _weights(canvas, above, movement, most_weight)
-    _numbers(canvas, _over(above), movement["before"], upwards=True)  # also over the weights
-    if not movement["matrix"]:
-        _scale(canvas, above, len(movement["before"]))
-        return
-    between = canvas.axes(figure, left, top + _HEAD + _BARS, width, _FLOW)
-    below = canvas.axes(figure, left, top + _HEAD + _BARS + _FLOW, width, _BARS)
-    _bars(canvas, below, movement["after"], most)
-    below.set_ylim(below.get_ylim()[::-1])
-    _ribbons(canvas, between, np.array(movement["matrix"]), most)
-    _numbers(canvas, below, movement["after"], upwards=False)
-    _scale(canvas, below, len(movement["after"]))
-    _words(canvas, figure, movement, (left, top))
+    moments = movement["moments"]
+    most = max(1, *(count for moment in moments for count in moment["counts"]))
+    y = top + _HEAD
+    for number, moment in enumerate(moments):
+        if number > 0:
+            between = canvas.axes(figure, left, y, width, _FLOW)
+            _ribbons(canvas, between, np.array(movement["matrices"][number - 1]), most)
+            y += _FLOW
+        hangs = number == len(moments) - 1 and number > 0
+        if number > 0 and not hangs:  # it stands apart from the ribbons that lead to it
+            _write(canvas, figure, _name(movement, number), (left, y + 6), "muted", fontsize=8.5)
+            y += _NAME
+        axes = canvas.axes(figure, left, y, width, _BARS)
+        _bars(canvas, axes, moment["counts"], most)
+        if moment["weights"]:
+            _weights(canvas, axes, moment, movement["weight_label"] if number == 0 else "", most_weight)
+        if hangs:
+            axes.set_ylim(axes.get_ylim()[::-1])
+        _numbers(canvas, axes if hangs else _over(axes), moment["counts"], upwards=not hangs)
+        if number == 0 and len(moments) > 1:
+            _write(canvas, figure, _name(movement, number), (left, top + 28), "muted", fontsize=8.5)
+        if hangs:
+            _write(canvas, figure, _name(movement, number), (left, y + _BARS + 20), "muted", fontsize=8.5)
+        y += _BARS
+    _scale(canvas, axes, moments[-1])
+    if len(moments) > 1:
+        _words(canvas, figure, movement, (left, top))
+
+
+def _name(movement: dict[str, Any], number: int) -> str:
+    """When it was; and of how many attempts, where that is not what the scale below says."""
+    moment, last = movement["moments"][number], movement["moments"][-1]
+    if moment["attempts"] == last["attempts"]:
+        return str(moment["name"])
+    attempts = moment["attempts"]
+    return f"{moment['name']} " + (f"(of {attempts} attempts)" if attempts else "(by pass rate)")
 
 
 def _bars(canvas: Canvas, axes: Axes, counts: Sequence[int], most: int) -> None:
@@ -78,8 +100,6 @@ def _bars(canvas: Canvas, axes: Axes, counts: Sequence[int], most: int) -> None:
 
 
 def _numbers(canvas: Canvas, axes: Axes, counts: Sequence[int], upwards: bool) -> None:
-    if len(counts) > _MOST_NUMBERS:
-        return
     for place, count in zip(_places(len(counts)), counts, strict=True):
         axes.annotate(
             str(count), (place, count), xytext=(0, 3 if upwards else -3), textcoords="offset points",
@@ -131,32 +151,34 @@ def _ribbon(x0: float, x1: float, breadth: float) -> Outline:
     return Outline(corners, [Outline.MOVETO, *curve, Outline.LINETO, *curve, Outline.CLOSEPOLY])
 
 
-def _weights(canvas: Canvas, axes: Axes, movement: dict[str, Any], most: float) -> None:
+def _weights(canvas: Canvas, axes: Axes, moment: dict[str, Any], label: str, most: float) -> None:
     """The weight in force over the histogram, on an axis of its own that begins at 0."""
-    if not movement["weights"] or most <= 0:
+    if most <= 0:
         return
     over = _over(axes)
     over.set_ylim(0, most * 1.3)
     colour = canvas.colours["weight"]
-    if movement["curve"]:
-        p, weight = zip(*movement["curve"], strict=True)
+    if moment["curve"]:
+        p, weight = zip(*moment["curve"], strict=True)
         over.fill_between(p, weight, color=colour, alpha=0.10, linewidth=0)
         over.plot(p, weight, color=colour, linewidth=1.6)
-    p, weight = zip(*movement["weights"], strict=True)
+    p, weight = zip(*moment["weights"], strict=True)
     over.plot(
         p,
         weight,
         color=colour,
         linewidth=1.2,
-        linestyle="none" if movement["curve"] else (0, (3, 2)),
+        linestyle="none" if moment["curve"] else (0, (3, 2)),
         marker="o",
         markersize=4,
         markeredgecolor=canvas.colours["surface"],
         markeredgewidth=0.8,
         clip_on=False,
     )
+    if not label:
+        return
     over.annotate(
-        f"weight {movement['weight_label']}", (0.5, max(weight)), xytext=(0, 5), textcoords="offset points",
+        f"weight {label}", (0.5, max(weight)), xytext=(0, 5), textcoords="offset points",
         ha="center", va="bottom", fontsize=8.5, color=colour,
     )  # fmt: skip
 
@@ -170,7 +192,7 @@ def _over(axes: Axes) -> Axes:
 
 
 def _words(canvas: Canvas, figure: Figure, movement: dict[str, Any], corner: tuple[float, float]) -> None:
-    """What moved, in the colours of the ribbons; and which histogram is which."""
+    """What moved, in the colours of the ribbons."""
     left, top = corner
     for x, colour, text in (
         (0, "up", f"▲ {movement['up']} up"),
@@ -179,8 +201,6 @@ def _words(canvas: Canvas, figure: Figure, movement: dict[str, Any], corner: tup
     ):
         weight = "normal" if colour == "muted" else "bold"
         _write(canvas, figure, text, (left + x, top + 6), colour, fontsize=9, fontweight=weight)
-    _write(canvas, figure, "before", (left, top + 28), "muted", fontsize=8.5)
-    _write(canvas, figure, "after", (left, top + _HEAD + 2 * _BARS + _FLOW + 20), "muted", fontsize=8.5)
 
 
 def _write(
@@ -191,17 +211,19 @@ def _write(
     figure.text(x, y, text, color=canvas.colours[colour], va="top", **font)
 
 
-def _scale(canvas: Canvas, axes: Axes, ks: int) -> None:
-    """The number of correct attempts, under a histogram."""
-    step = 1 if ks <= _MOST_NUMBERS else ks // 8
-    for k in range(0, ks, step):
+def _scale(canvas: Canvas, axes: Axes, moment: dict[str, Any]) -> None:
+    """The number of correct attempts, or the pass rate, under a histogram."""
+    bars, attempts = len(moment["counts"]), moment["attempts"]
+    for number, place in enumerate(_places(bars)):
         axes.annotate(
-            str(k), (k / (ks - 1), 0), xycoords=("data", "axes fraction"), xytext=(0, -2),
-            textcoords="offset points", ha="center", va="top", fontsize=9, color=canvas.colours["ink"],
+            str(number) if attempts else f"{place:g}", (place, 0), xycoords=("data", "axes fraction"),
+            xytext=(0, -2), textcoords="offset points", ha="center", va="top", fontsize=9,
+            color=canvas.colours["ink"],
         )  # fmt: skip
     axes.annotate(
-        f"correct attempts of {ks - 1}", (0.5, 0), xycoords="axes fraction", xytext=(0, -16),
-        textcoords="offset points", ha="center", va="top", fontsize=8.5, color=canvas.colours["muted"],
+        f"correct attempts of {attempts}" if attempts else "pass rate", (0.5, 0), xycoords="axes fraction",
+        xytext=(0, -16), textcoords="offset points", ha="center", va="top", fontsize=8.5,
+        color=canvas.colours["muted"],
     )  # fmt: skip
 
 

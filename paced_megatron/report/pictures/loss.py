@@ -15,6 +15,7 @@ from paced_megatron.report.pictures.canvas import Canvas
 
 _LEFT, _TOP, _BOTTOM, _LABEL_PX = 52, 34, 40, 7.2
 _SIDE = 2.0
+_MOST_POINTS = 600  # of a line
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
 
 
@@ -37,29 +38,39 @@ def draw_loss(canvas: Canvas, losses: Sequence[dict[str, Any]]) -> Figure:
     height = (220 if canvas.is_narrow else 250) + top
     figure = canvas.figure(height)
     axes = canvas.axes(figure, _LEFT, top, canvas.width - _LEFT - 14, height - top - _BOTTOM)
-    for number, loss in enumerate(losses):
-        style = arm_style(canvas, number)
-        if len(loss["seeds"]) > 1:
-            for seed in loss["seeds"]:
-                axes.plot(*_columns(seed["points"]), color=style["color"], linewidth=0.6, alpha=0.45)
-        axes.plot(*_columns(loss["mean"]), linewidth=1.9, **style)
-    lowest = min((value for loss in losses for _, value in loss["mean"] if value is not None), default=0.0)
-    if lowest > 0:
-        axes.set_yscale("log")  # arms lie far apart, and a loss falls by factors
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=8))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.margins(x=0.01)
-    axes.grid(axis="y", color=canvas.colours["line"], linewidth=0.75)
+    plot_curves(canvas, axes, losses, log=True)  # arms lie far apart, and a loss falls by factors
     axes.xaxis.set_major_locator(MaxNLocator(5 if canvas.is_narrow else 10, integer=True))
     axes.set_xlabel("optimizer step")
-    axes.spines["left"].set_visible(False)
     if len(names) > 1:
         legend(canvas, figure, names, top=8)
-    _stage_borders(canvas, axes, losses)
+    stage_borders(canvas, axes, losses)
     return figure
+
+
+def plot_curves(canvas: Canvas, axes: Axes, curves: Sequence[dict[str, Any]], log: bool) -> None:
+    """A line for each arm's mean, and a thin one for each seed where there are several.
+
+    Args:
+        curves: records as in `content["loss"]`.
+        log: whether the axis is logarithmic; it never is where a mean is not above 0.
+    """
+    for number, curve in enumerate(curves):
+        style = arm_style(canvas, number)
+        if len(curve["seeds"]) > 1:
+            for seed in curve["seeds"]:
+                axes.plot(*_columns(seed["points"]), color=style["color"], linewidth=0.6, alpha=0.45)
+        axes.plot(*_columns(curve["mean"]), linewidth=1.9, **style)
+    lowest = min((value for curve in curves for _, value in curve["mean"] if value is not None), default=0.0)
+    if log and lowest > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=8))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.01)
+    axes.grid(axis="y", color=canvas.colours["line"], linewidth=0.75)
+    axes.spines["left"].set_visible(False)
 
 
 def legend(
@@ -123,11 +134,27 @@ def _entry_width(name: str) -> float:
 
 
 def _columns(points: Sequence[Sequence[float | None]]) -> tuple[list[float], list[float]]:
-    """Steps and losses; a loss that is not finite leaves a gap."""
+    """Steps and values; one that is not finite leaves a gap."""
+    points = _thinned(points)
     return [step or 0 for step, _ in points], [math.nan if y is None else y for _, y in points]
 
 
-def _stage_borders(canvas: Canvas, axes: Axes, losses: Sequence[dict[str, Any]]) -> None:
+def _thinned(points: Sequence[Sequence[float | None]]) -> list[Sequence[float | None]]:
+    """Where there are more steps than a screen can show, the lowest and the highest of every few that follow
+    one another, and any that is not finite: the line covers what it did, in few of the page's bytes."""
+    few = -(-2 * len(points) // _MOST_POINTS)
+    if few < 3:
+        return list(points)
+    kept = []
+    for at in range(0, len(points), few):
+        group = points[at : at + few]
+        finite = [(value, step) for step, value in group if value is not None]
+        ends = {min(finite)[1], max(finite)[1]} if finite else set()
+        kept += [point for point in group if point[1] is None or point[0] in ends]
+    return kept
+
+
+def stage_borders(canvas: Canvas, axes: Axes, losses: Sequence[dict[str, Any]]) -> None:
     for step, stage in losses[0]["stages"][1:] if losses else ():
         axes.axvline(step, color=canvas.colours["muted"], linewidth=0.75, linestyle=(0, (2, 2)))
         axes.annotate(
