@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from paced_megatron.commands.joined import work_joined
 from paced_megatron.commands.options import add_overrides
+from paced_megatron.commands.phase_usages import PHASE_USAGES
+from paced_megatron.commands.usage import explain
 from paced_megatron.config import Config
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
@@ -70,6 +72,8 @@ def add(verbs: Any) -> None:
     """A verb for each row of VERBS, for argparse."""
     for name, verb in VERBS.items():
         command = verbs.add_parser(name, help=verb.help, description=verb.help)
+        if name in PHASE_USAGES:
+            explain(command, PHASE_USAGES[name])
         command.add_argument(
             "config", type=Path, help="the run's YAML file (docs/configuration.md has every key)"
         )
