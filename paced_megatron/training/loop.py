@@ -21,7 +21,6 @@ from paced_megatron.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
 from paced_megatron.training.room import check_room
 from paced_megatron.training.source import Batch, Source
@@ -121,7 +120,7 @@ def _evaluation_is_due(step: int, train_iters: int, every: int) -> bool:
 def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> tuple[StepMetrics, str | None]:
     """A step's numbers, and the name of the signal by which a rank was asked to stop, the same on all."""
     started = time.perf_counter()
-    sums, grad_norm, lr = _update(trainer, batch.examples)
+    sums, grad_norm, lr = _update(trainer, batch)
     step_time = time.perf_counter() - started
     timing_s, asked = trainer.timers.seconds(trainer.student.device, also=asked_by_number())
     metrics = step_metrics(
@@ -140,8 +139,8 @@ def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> tuple[
     return metrics, signal.Signals(int(asked)).name if asked else None
 
 
-def _update(trainer: Trainer, examples: Sequence[Example]) -> tuple[StepSums, float, float]:
+def _update(trainer: Trainer, batch: Batch) -> tuple[StepSums, float, float]:
     """As `Trainer.step`; of no texts: no step, and the learning rate that waits for the next."""
-    if not examples:
+    if not batch.examples:
         return NOTHING, 0.0, trainer.optimizer.param_groups[0]["lr"]
-    return trainer.step(examples)
+    return trainer.step(batch.examples, batch.tokens)
