@@ -68,4 +68,10 @@ PHASE_USAGES: dict[str, Usage] = {
         writes="stage-N/hf/ (config.json, *.safetensors, the tokenizer)",
         examples=((f"paced export {RECIPE} --stage 1", "from the last step's checkpoint"),),
     ),
+    "evaluate": Usage(
+        description="Accuracy of the exported student on the problems that are held out (problems.test).",
+        reads="CONFIG, its problems, stage-N/hf/",
+        writes="evaluation.json; the attempts that it is made of",
+        examples=((f"paced evaluate {RECIPE} --stage 1", "after the first stage"),),
+    ),
 }

@@ -71,9 +71,8 @@ VERBS: dict[str, Verb] = {
 def add(verbs: Any) -> None:
     """A verb for each row of VERBS, for argparse."""
     for name, verb in VERBS.items():
-        command = verbs.add_parser(name, help=verb.help, description=verb.help)
-        if name in PHASE_USAGES:
-            explain(command, PHASE_USAGES[name])
+        command = verbs.add_parser(name, help=verb.help)
+        explain(command, PHASE_USAGES[name])
         command.add_argument(
             "config", type=Path, help="the run's YAML file (docs/configuration.md has every key)"
         )

@@ -144,23 +144,17 @@ def test_with_one_attempt_a_problem_the_first_has_all_of_its_weight(tmp_path, mo
     assert_step_is_the_gradient(tmp_path, 1, first)
 
 
-@pytest.mark.parametrize("train_on", ["all", "one"])
 def test_a_mean_over_tokens_divides_by_those_of_all_problems_of_the_step_also_off_the_frontier(
-    tmp_path, monkeypatch, train_on
+    tmp_path, monkeypatch
 ):
     keep_policies(tmp_path, monkeypatch)
-    recipe = write_on_policy(
-        tmp_path,
-        training=PLAIN | {"normalization": "tokens"},
-        stage={"train_on": train_on, "train_iters": 1},
-    )
+    recipe = write_on_policy(tmp_path, training=PLAIN | {"normalization": "tokens"}, stage={"train_iters": 1})
     assert main(["run", str(recipe)]) == 0
-    each = 1 if train_on == "all" else ATTEMPTS  # of a problem's attempts every one, or the first
-    texts = [(prompt, text, weight * ATTEMPTS) for prompt, text, weight in texts_by_hand(tmp_path, 1)[::each]]
+    texts = [(prompt, text, weight * ATTEMPTS) for prompt, text, weight in texts_by_hand(tmp_path, 1)]
     groups = by_problem(tmp_path / STAGE / "rollouts/step-0000001.jsonl").values()
-    trained_on = [attempt for group in groups for attempt in group[::each]]
-    assert len(texts) < len(trained_on)  # a problem is off the frontier
-    tokens = sum(len(attempt.token_ids) for attempt in trained_on)
+    attempts = [attempt for group in groups for attempt in group]
+    assert len(texts) < len(attempts)  # a problem is off the frontier
+    tokens = sum(len(attempt.token_ids) for attempt in attempts)
     assert_step_is_the_gradient(tmp_path, 1, texts, tokens, per_token_mean=False)
 
 
