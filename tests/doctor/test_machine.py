@@ -30,7 +30,8 @@ def _tree(folder: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
 def test_the_tightest_limit_of_all_groups_around_a_process_counts(tmp_path):
     files = {
         "job/memory.max": str(8 * GB),
-        "job/step/memory.max": "max",
+        "job/step/memory.max": str(16 * GB),
+        "memory.max": "max",
         "job/step/cpu.max": "150000 100000",
         "job/cpu.max": "max 100000",
         "other/memory.max": "1",  # not around it
@@ -43,13 +44,14 @@ def test_the_tightest_limit_of_all_groups_around_a_process_counts(tmp_path):
 def test_limits_of_control_groups_of_version_1_are_found(tmp_path):
     files = {
         "memory/job/memory.limit_in_bytes": str(4 * GB),
-        "memory/memory.limit_in_bytes": "9223372036854771712",  # none
         "cpu,cpuacct/job/cpu.cfs_quota_us": "50000",
         "cpu,cpuacct/job/cpu.cfs_period_us": "100000",
     }
     tree = _tree(tmp_path, "4:memory:/job\n3:cpu,cpuacct:/job\n1:name=systemd:/x\n", files)
     assert memory_limit(*tree) == 4 * GB
     assert usable_cores(*tree) == 0.5
+    (tree[0] / "memory/job/memory.limit_in_bytes").write_text("9223372036854771712")  # its way to say none
+    assert memory_limit(*tree) is None
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path):
@@ -121,6 +123,7 @@ def test_the_teachers_cache_is_told_by_the_response(asked):
 
 def test_a_file_where_the_run_would_go_is_a_problem(asked, tmp_path):
     (tmp_path / "runs").write_text("")
+    (tmp_path / "runs").chmod(0o755)
     finding = disk.check_run_folder(asked())
     assert finding.status is Status.PROBLEM and "can't be written" in finding.says
 

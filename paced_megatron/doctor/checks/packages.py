@@ -30,18 +30,13 @@ def check(asked: Asked) -> Finding:
 
 
 def required(extra: str = "") -> list[Requirement]:
-    """Lines of setup.py that hold for this Python: those of an extra, or those that always hold.
+    """Lines of setup.py that hold for this Python: those that always do, and with an extra its own too.
 
     Raises:
         PackageNotFoundError: the package is not installed.
     """
     lines = [Requirement(line) for line in requires(OURS) or []]
-    return [
-        line
-        for line in lines
-        if ("extra ==" in str(line.marker)) == bool(extra)
-        and (line.marker is None or line.marker.evaluate({"extra": extra}))
-    ]
+    return [line for line in lines if line.marker is None or line.marker.evaluate({"extra": extra})]
 
 
 def mismatch(wanted: Requirement) -> str:
