@@ -166,11 +166,14 @@ def test_an_interpreter_with_sglang_tells_its_version(found, asked, program, mon
     monkeypatch.delenv("PACED_SGLANG_PYTHON", raising=False)
     finding = found("SGLang")
     assert finding.status is Status.OK and "none named" in finding.says
-    python = program("python", "echo 0.5.23")
+    python = program("python", "echo 0.5.23$OF_THE_RUN")
     monkeypatch.setenv("PACED_SGLANG_PYTHON", str(python))
     assert f"SGLang 0.5.23 imports in {python}" in found("SGLang").says
-    run = asked("rollout.engine=sglang", f"rollout.launch.python={python}")
+    overrides = ("rollout.engine=sglang", f"rollout.launch.python={python}")
+    run = asked(*overrides)
     assert "rollout.launch.python" in found("SGLang", run).says
+    run = asked(*overrides, "rollout.launch.env.OF_THE_RUN=.post1")
+    assert "SGLang 0.5.23.post1 imports" in found("SGLang", run).says
 
 
 def test_an_interpreter_without_sglang_is_a_problem_for_a_run_that_starts_servers(

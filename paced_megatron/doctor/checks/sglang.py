@@ -27,6 +27,8 @@ def check(asked: Asked) -> Finding:
             "for small models; SGLang lives in an environment of its own (docs/install.md)"
         )
     environment = {name: value for name, value in os.environ.items() if name not in NOT_ITS}
+    if named and rollout is not None:
+        environment |= rollout.launch.env
     answer = ask([str(python), "-c", IMPORT], IMPORT_S, environment)
     if answer.code == 0 and answer.lines:
         return ok(f"SGLang {answer.lines[-1]} imports in {python} ({key})")
