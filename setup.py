@@ -26,6 +26,7 @@ REQUIRED = [
     "rich>=13",  # the progress line
     "matplotlib>=3.9",  # the pictures of a run's report; older ones don't go with numpy 2
     "httpx>=0.28",  # SGLang's servers are talked to over HTTP
+    "packaging>=24",  # `paced doctor` compares what is installed with the lines of this list
     "psutil>=5.9",  # without it Megatron's checkpoint writer hangs
 ]
 

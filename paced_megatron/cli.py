@@ -9,17 +9,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from paced_megatron.commands import check_rollout, compare, convert, evaluate, phases, plan, report
+from paced_megatron.commands import check_rollout, compare, convert, doctor, evaluate, phases, plan, report
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import INTERRUPTED, STOPPED, USER_ERROR
 from paced_megatron.runtime.files import cannot_write
 from paced_megatron.runtime.launch import slurm_task
 from paced_megatron.runtime.signals import Stopped
 
-COMMANDS = (phases, evaluate, plan, compare, report, convert, check_rollout)  # in the order of `--help`
+COMMANDS = (phases, evaluate, plan, compare, report, convert, check_rollout, doctor)  # as in `--help`
 
 _EXAMPLES = """\
 examples:
+  paced doctor
+      what works on this machine, in words
   paced quickstart
       pacing against its baselines on tiny models, on this machine's CPU; --fast: two arms, one seed
   paced run recipe.yaml

@@ -8,16 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
     from paced_megatron.rollout.agreement import Agreement
 
-_DESCRIPTION = (
-    "A server samples answers; the log-probabilities of their tokens under SGLang, Megatron and transformers "
-    "are compared. Exit codes: 0 they agree, 1 they don't, 2 a mistake in the input. docs/agreement.md says "
-    "how to read it."
+USAGE = Usage(
+    description="A server samples answers; the log-probabilities of their tokens under SGLang, Megatron and "
+    "transformers are compared. docs/agreement.md says how to read the table.",
+    reads="FOLDER, FILE, and a running server (SGLANG_API_KEY is its key, where it has one)",
+    writes="nothing",
+    examples=(
+        (
+            "paced check-rollout models/Qwen3-0.6B --url http://127.0.0.1:30000",
+            "a server that was started with --model-path models/Qwen3-0.6B",
+        ),
+        (
+            "paced check-rollout runs/mine/stage-1/hf --url http://gpu7:30000 --prompts questions.txt "
+            "--tolerance 0.05",
+            "with questions of your own, and a tolerance in nats",
+        ),
+    ),
+    exit_codes="0 they agree, 1 they don't, 2 a mistake in the input",
 )
 
 
@@ -26,8 +40,8 @@ def add(verbs: Any) -> None:
     check = verbs.add_parser(
         "check-rollout",
         help="does an SGLang server compute what Megatron and transformers compute from a folder?",
-        description=_DESCRIPTION,
     )
+    explain(check, USAGE)
     check.add_argument(
         "folder", type=Path, help="the Hugging Face folder whose weights the server should have"
     )

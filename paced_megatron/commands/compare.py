@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from paced_megatron.commands.joined import work_joined
 from paced_megatron.commands.options import add_overrides
+from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE
 from paced_megatron.runtime.launch import already_launched, launch
@@ -22,9 +23,37 @@ if TYPE_CHECKING:
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "experiment.yaml"
 
-_DESCRIPTION = (
-    "Run what is missing of an experiment, each arm and seed into a run's folder of its own, in one job; "
-    "then show the table of arms and write report.html. key=value replaces a key of the base."
+_ALIKE = (
+    "each arm and seed becomes a run's folder of its own, in one job; then the table of arms is shown and "
+    "report.html written. What is there already is not made again."
+)
+_WRITES = "run_dir: shared/seed-N/, arms/ARM/seed-N/ (each as `paced run` writes it), table, report.html"
+
+COMPARE_USAGE = Usage(
+    description=f"Run what is missing of an experiment: {_ALIKE} key=value replaces a key of the base.",
+    reads="CONFIG (run_dir, base, arms, seeds), the base's configuration, problems and models",
+    writes=_WRITES,
+    examples=(
+        ("paced compare examples/quickstart/experiment.yaml", "the same as `paced quickstart`"),
+        (
+            "paced compare examples/quickstart/experiment.yaml --arms unweighted,paced --seeds 1,2",
+            "two of its arms, two of its seeds",
+        ),
+        (
+            "paced compare examples/quickstart/experiment.yaml training.lr=1e-4 run_dir=runs/lr1e-4 --fast",
+            "those that the file calls `fast:`, with two keys of the base changed",
+        ),
+    ),
+)
+QUICKSTART_USAGE = Usage(
+    description=f"`paced compare` on the tiny models in examples/quickstart/, on this machine: {_ALIKE}",
+    reads="examples/quickstart/ of the clone",
+    writes=f"runs/quickstart/, which is its {_WRITES}",
+    examples=(
+        ("paced quickstart --fast", "two arms, one seed"),
+        ("paced quickstart", "four arms, three seeds"),
+        ("paced quickstart --arms paced --seeds 4 run_dir=runs/another", "one arm with another seed"),
+    ),
 )
 
 
@@ -33,12 +62,11 @@ def add(verbs: Any) -> None:
     compare = verbs.add_parser(
         "compare",
         help="run an experiment's arms and seeds, those that are missing",
-        description=_DESCRIPTION,
     )
+    explain(compare, COMPARE_USAGE)
     compare.add_argument("config", type=Path, help="the experiment's YAML file: run_dir, base, arms, seeds")
-    quickstart = verbs.add_parser(
-        "quickstart", help="`compare` on the tiny models in examples/quickstart/", description=_DESCRIPTION
-    )
+    quickstart = verbs.add_parser("quickstart", help="`compare` on the tiny models in examples/quickstart/")
+    explain(quickstart, QUICKSTART_USAGE)
     quickstart.set_defaults(config=QUICKSTART)
     for command in (compare, quickstart):
         add_overrides(command)

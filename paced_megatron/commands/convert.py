@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE, FAILED, INTERRUPTED, USER_ERROR
 
@@ -70,10 +71,27 @@ _EXIT_CODES = (
 )
 
 
+USAGE = Usage(
+    description="Weights between Hugging Face folders and Megatron checkpoints, by one map of names and "
+    "layouts. `paced convert DIRECTION --help` says more.",
+    reads="INPUT: a Hugging Face folder or a model's name on the hub; or a Megatron distributed checkpoint",
+    writes="OUT, whole or not at all",
+    examples=(
+        (
+            "paced convert to-megatron models/Qwen3-8B checkpoints/qwen3-8b --verify",
+            "read back and compared before the folder gets its name",
+        ),
+        ("paced convert to-hf runs/sft models/Qwen3-8B-sft --source models/Qwen3-8B", "and back"),
+    ),
+    exit_codes="0 done, 1 failed, 2 a mistake in the input, 130 interrupted",
+)
+
+
 def add(verbs: Any) -> None:
     """The verb, for argparse."""
     text = "weights between Hugging Face folders and Megatron checkpoints"
-    convert = verbs.add_parser("convert", help=text, description=text)
+    convert = verbs.add_parser("convert", help=text)
+    explain(convert, USAGE)
     directions = convert.add_subparsers(dest="direction", required=True, metavar="DIRECTION")
     for name, direction in DIRECTIONS.items():
         _add_options(directions.add_parser(name, help=direction.help), name, f"paced convert {name}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from paced_megatron.commands.joined import work_joined
 from paced_megatron.commands.options import add_overrides
+from paced_megatron.commands.phase_usages import PHASE_USAGES
+from paced_megatron.commands.usage import explain
 from paced_megatron.config import Config
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
@@ -66,7 +68,8 @@ VERBS: dict[str, Verb] = {
 def add(verbs: Any) -> None:
     """A verb for each row of VERBS, for argparse."""
     for name, verb in VERBS.items():
-        command = verbs.add_parser(name, help=verb.help, description=verb.help)
+        command = verbs.add_parser(name, help=verb.help)
+        explain(command, PHASE_USAGES[name])
         command.add_argument(
             "config", type=Path, help="the run's YAML file (docs/configuration.md has every key)"
         )

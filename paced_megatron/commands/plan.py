@@ -8,17 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from paced_megatron.commands.options import add_overrides
+from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE, FAILED
 
-_DESCRIPTION = """\
-Bytes on each rank, part by part, and the matrix products of a step, for the layout of a configuration. Of the
-models only config.json is read; nothing is loaded, started or written. What does not fit is red, and a
-layout that would is named.
-"""
-_EPILOG = (
-    "Exit codes: 0 it fits, or there is nothing to compare with; 1 it does not fit; 2 a mistake in the input."
+USAGE = Usage(
+    description="Bytes on each rank, part by part, and the matrix products of a step, for the layout of a "
+    "configuration. What does not fit is red, and a layout that would is named.",
+    reads="CONFIG, and of its models config.json alone (of a model on the hub it is fetched); nothing is "
+    "loaded or started",
+    writes="nothing",
+    examples=(
+        (
+            "paced plan examples/quickstart/quickstart.yaml --memory-gb 80",
+            "does it fit into a GPU with 80 GB, before anything is queued?",
+        ),
+        (
+            "paced plan examples/quickstart/quickstart.yaml parallel.tensor_model_parallel_size=1 --json",
+            "another layout, as JSON",
+        ),
+    ),
+    exit_codes=(
+        "0 it fits, or there is nothing to compare with; 1 it does not fit; 2 a mistake in the input"
+    ),
 )
 
 
@@ -27,9 +40,8 @@ def add(verbs: Any) -> None:
     plan = verbs.add_parser(
         "plan",
         help="memory on each rank and work of a step, from config.json alone; exit code 1: does not fit",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
     )
+    explain(plan, USAGE)
     plan.add_argument("config", type=Path, help="the run's YAML file (docs/configuration.md has every key)")
     add_overrides(plan)
     plan.add_argument(

@@ -42,15 +42,6 @@ def _some_are_left(config: Config) -> str | None:
     return None
 
 
-def _divided_by_problems(config: Config) -> str | None:
-    if config.training.normalization == "problems" or not _on_policy(config):
-        return None
-    return (
-        "training.normalization=tokens is for stored text: the tokens of an on-policy step are not known "
-        "beforehand; with text: rollouts set it to problems"
-    )
-
-
 def _weights_are_their_own(config: Config) -> str | None:
     for key, value in _ABOUT_STORED_TEXT.items():
         if getattr(config.pacing, key) == value and _on_policy(config):
@@ -84,11 +75,6 @@ TEXT_RULES: list[Rule] = [
         _keys_fit_the_text,
     ),
     ("stages", "with `leave_one_out` needs `rollout.attempts` of 3 at least", _some_are_left),
-    (
-        "training.normalization",
-        "is `problems` where a stage has `text: rollouts`",
-        _divided_by_problems,
-    ),
     (
         "pacing.discount",
         "above 0 needs a stage with `text: rollouts`, and `estimator: posterior`",

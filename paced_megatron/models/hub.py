@@ -45,7 +45,7 @@ def local_folder(path: Path) -> Path:
     if path.is_dir() or path.is_absolute() or not is_hub_id(str(path)):
         return path
     name = str(path)
-    cached = _cached(name)
+    cached = cached_folder(name)
     if cached is not None:
         return cached
     folder = _fetched(name)
@@ -69,7 +69,8 @@ def _is_whole(folder: Path) -> bool:
     return all((folder / file).is_file() for file in wanted)
 
 
-def _cached(name: str) -> Path | None:
+def cached_folder(name: str) -> Path | None:
+    """The hub's model `name` where all of it is in the local cache; the network is not asked."""
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):

@@ -23,7 +23,13 @@ from paced_megatron.rollout.engine import Key
 from paced_megatron.rollout.requests import attempt_seed
 from paced_megatron.timings import stopwatch
 from paced_megatron.training.batches import batch_order
-from paced_megatron.training.examples import Example, TeacherPrompt, Weight, examples_from_attempts
+from paced_megatron.training.examples import (
+    Example,
+    TeacherPrompt,
+    Weight,
+    examples_from_attempts,
+    tokens_of_problem,
+)
 from paced_megatron.training.source import Batch
 from paced_megatron.training.trainer import Trainer
 
@@ -81,9 +87,10 @@ class OnPolicyText:
                 f"stage {self._number}, step {step}: none of its {len(drawn[step])} problems has any weight: "
                 "the step counts, and nothing moves"
             )
+        tokens = math.fsum(self._tokens_of(group) for group in drawn[step])
         if step != first:
-            return Batch(examples, weights)
-        return Batch(examples, weights, self._numbers(everything), timing_s)
+            return Batch(examples, weights, tokens=tokens)
+        return Batch(examples, weights, self._numbers(everything), timing_s, tokens)
 
     def _drawn(self, first: int) -> dict[int, list[list[Key]]]:
         """The steps that share their attempts with step `first`: for each of the step's problems the keys of
@@ -155,6 +162,9 @@ class OnPolicyText:
             train_on=self._stage.train_on,
             leave_one_out=self._stage.leave_one_out,
         )
+
+    def _tokens_of(self, group: Sequence[Key]) -> float:
+        return tokens_of_problem([self._attempts[key] for key in group], self._stage.train_on)
 
     def _numbers(self, groups: Sequence[Sequence[Key]]) -> dict[str, float]:
         """`rollout` of metrics.jsonl (training/metrics.py)."""

@@ -82,17 +82,17 @@ def _permutation(size: int, epoch: int, seed: int) -> list[int]:
     return np.random.default_rng([seed, epoch]).permutation(size).tolist()
 
 
-Normalization = Callable[[Sequence[Example], int], list[float]]
+Normalization = Callable[[Sequence[Example], int, float], list[float]]
+"""(examples, global_batch_size, tokens of the batch) -> what each example's tokens are multiplied by"""
 
 
-def _mean_over_problems(batch: Sequence[Example], global_batch_size: int) -> list[float]:
+def _mean_over_problems(batch: Sequence[Example], global_batch_size: int, tokens: float) -> list[float]:
     """w_i / (B T_i): the mean over B problems of the mean over tokens (docs/method.md, 3)."""
     return [example.weight / (global_batch_size * len(example.response)) for example in batch]
 
 
-def _mean_over_tokens(batch: Sequence[Example], global_batch_size: int) -> list[float]:
-    """w_i / sum_i T_i, with the tokens of every example, whatever its weight, in the denominator."""
-    tokens = sum(len(example.response) for example in batch)
+def _mean_over_tokens(batch: Sequence[Example], global_batch_size: int, tokens: float) -> list[float]:
+    """w_i / sum_i T_i, with the tokens of every problem, whatever its weight, in the denominator."""
     return [example.weight / tokens for example in batch]
 
 
@@ -139,7 +139,9 @@ class Batching:
         )
 
 
-def micro_batches(batch: Sequence[Example], batching: Batching) -> list[list[MicroBatch]]:
+def micro_batches(
+    batch: Sequence[Example], batching: Batching, tokens: float | None = None
+) -> list[list[MicroBatch]]:
     """For each replica of the student its micro-batches of a global batch.
 
     All replicas have the same number, at least one: those without a text have no token in the loss, but a
@@ -147,12 +149,16 @@ def micro_batches(batch: Sequence[Example], batching: Batching) -> list[list[Mic
 
     Args:
         batch: the examples of the whole global batch, the same list on all ranks.
+        tokens: the batch's response tokens, those of problems that were left out included (see `Batch`);
+            None: those of `batch`, from which none was left out.
 
     Raises:
         UserError: a text is longer than `pack_length`.
     """
     normalize = NORMALIZATIONS[batching.normalization]
-    coefficients = normalize(batch, batching.global_batch_size) if batch else []
+    if tokens is None:
+        tokens = sum(len(example.response) for example in batch)
+    coefficients = normalize(batch, batching.global_batch_size, tokens) if batch else []
     pairs = list(zip(batch, coefficients, strict=True))
     if batching.pack_length is None:
         replicas = [

@@ -73,6 +73,12 @@ TRAINED_ON: dict[str, Callable[[Sequence[Attempt]], Sequence[Attempt]]] = {
 }
 
 
+def tokens_of_problem(attempts: Sequence[Attempt], train_on: str) -> float:
+    """Response tokens of one problem, the mean over its texts, whatever it weighs; for a mean over tokens."""
+    texts = TRAINED_ON[train_on](attempts)
+    return sum(len(attempt.token_ids) for attempt in texts) / len(texts)
+
+
 def examples_from_attempts(
     attempts: Sequence[Attempt],
     prompt: Sequence[int],

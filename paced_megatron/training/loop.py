@@ -22,7 +22,6 @@ from paced_megatron.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
 from paced_megatron.training.room import check_room
 from paced_megatron.training.source import Batch, Source
@@ -140,7 +139,7 @@ def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> tuple[
     """A step's numbers, its seconds by rank 0's clock, and the name of the signal by which a rank was asked
     to stop: the same on all ranks, so that all of them end at the same step."""
     started = time.perf_counter()
-    sums, grad_norm, lr = _update(trainer, batch.examples)
+    sums, grad_norm, lr = _update(trainer, batch)
     seconds = time.perf_counter() - started if trainer.world.is_lead else 0.0  # the largest is taken
     timing_s, (asked, step_time) = trainer.timers.seconds(trainer.student.device, asked_by_number(), seconds)
     trainer.count(batch.examples, step_time)
@@ -160,8 +159,8 @@ def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> tuple[
     return metrics, signal.Signals(int(asked)).name if asked else None
 
 
-def _update(trainer: Trainer, examples: Sequence[Example]) -> tuple[StepSums, float, float]:
+def _update(trainer: Trainer, batch: Batch) -> tuple[StepSums, float, float]:
     """As `Trainer.step`; of no texts: no step, and the learning rate that waits for the next."""
-    if not examples:
+    if not batch.examples:
         return NOTHING, 0.0, trainer.optimizer.param_groups[0]["lr"]
-    return trainer.step(examples)
+    return trainer.step(batch.examples, batch.tokens)

@@ -23,12 +23,16 @@ class Batch:
         rollout: numbers about the rollouts that the step has made (training/metrics.py); empty where it made
             none.
         timing_s: their seconds by part, apart from the step's own.
+        tokens: what a mean over tokens divides by: response tokens of all of the step's problems, also of
+            those that were left out, a problem of n texts with 1/n of theirs; None: of `examples`, from which
+            none was left out.
     """
 
     examples: Sequence[Example]
     weights: Sequence[float]
     rollout: dict[str, float] = field(default_factory=dict)
     timing_s: dict[str, float] = field(default_factory=dict)
+    tokens: float | None = None
 
 
 class Source(Protocol):

@@ -129,9 +129,12 @@ class Trainer:
         state = Sleeper("optimizer", lambda: optimizer_state(self.optimizer, self.student.chunks))
         return asleep(*self.teacher.sleepers, state)
 
-    def step(self, batch: Sequence[Example]) -> tuple[StepSums, float, float]:
+    def step(self, batch: Sequence[Example], tokens: float | None = None) -> tuple[StepSums, float, float]:
         """One optimizer step on a global batch: (sums over the batch, gradient norm before clipping, learning
         rate).
+
+        Args:
+            tokens: as in `micro_batches`.
 
         Raises:
             UserError: the loss or the gradient's norm is not a finite number; no checkpoint must be written
@@ -139,7 +142,7 @@ class Trainer:
         """
         self.student.zero_grad()
         self.optimizer.zero_grad()
-        batches = micro_batches(batch, self.batching)
+        batches = micro_batches(batch, self.batching, tokens)
         problems, step = [example.problem_id for example in batch], steps_taken(self.optimizer) + 1
         try:
             sums = accumulate_gradient(self.student, self.teacher, batches, self.objective, self.timers)

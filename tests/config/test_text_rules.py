@@ -31,7 +31,6 @@ def test_leave_one_out_wants_three_attempts(tmp_path):
 @pytest.mark.parametrize(
     "override",
     [
-        "training.normalization=tokens",
         "pacing.permute=true",
         "pacing.apply=sample",
         "pacing.order=easy_to_hard",

@@ -110,10 +110,17 @@ def texts_by_hand(folder: Path, step: int) -> list[tuple[list[int], tuple[int, .
     return texts
 
 
-def assert_step_is_the_gradient(folder: Path, step: int, texts) -> None:
+def assert_step_is_the_gradient(
+    folder: Path, step: int, texts, denominator: float = BATCH, per_token_mean: bool = True
+) -> None:
     before, after = weights_before(folder, step), weights_before(folder, step + 1)
     _, gradient, _ = reference_step(
-        before, QUICKSTART / "teacher", texts, divergence="reverse_kl", denominator=BATCH
+        before,
+        QUICKSTART / "teacher",
+        texts,
+        divergence="reverse_kl",
+        denominator=denominator,
+        per_token_mean=per_token_mean,
     )
     old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
     moved = {name: (old[name].double() - new[name].double()) / STEP_SIZE for name in old}
@@ -135,6 +142,20 @@ def test_with_one_attempt_a_problem_the_first_has_all_of_its_weight(tmp_path, mo
     everything = texts_by_hand(tmp_path, 1)
     first = [(prompt, response, weight * ATTEMPTS) for prompt, response, weight in everything[::ATTEMPTS]]
     assert_step_is_the_gradient(tmp_path, 1, first)
+
+
+def test_a_mean_over_tokens_divides_by_those_of_all_problems_of_the_step_also_off_the_frontier(
+    tmp_path, monkeypatch
+):
+    keep_policies(tmp_path, monkeypatch)
+    recipe = write_on_policy(tmp_path, training=PLAIN | {"normalization": "tokens"}, stage={"train_iters": 1})
+    assert main(["run", str(recipe)]) == 0
+    texts = [(prompt, text, weight * ATTEMPTS) for prompt, text, weight in texts_by_hand(tmp_path, 1)]
+    groups = by_problem(tmp_path / STAGE / "rollouts/step-0000001.jsonl").values()
+    attempts = [attempt for group in groups for attempt in group]
+    assert len(texts) < len(attempts)  # a problem is off the frontier
+    tokens = sum(len(attempt.token_ids) for attempt in attempts)
+    assert_step_is_the_gradient(tmp_path, 1, texts, tokens, per_token_mean=False)
 
 
 def made_again(folder: Path, step: int, weights: Path) -> list[tuple[int, ...]]:

@@ -41,6 +41,7 @@ class Case:
         kind: `teacher` of the stage, with `ema_decay`.
         plain_steps: plain gradient steps with learning rate `training.lr` that are taken before the gradient.
         token_weights: instead of the row of TOKEN_WEIGHTS that `training` names.
+        tokens: of the whole batch, where problems were left out of it.
     """
 
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -56,6 +57,7 @@ class Case:
     ema_decay: float | None = None
     plain_steps: int = 0
     token_weights: TokenWeights | None = None
+    tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def found_on(
         token_weights=case.token_weights or make_token_weights(case.training),
     )
     batching = dataclasses.replace(Batching.of(case.training, parallel), data_parallel_size=groups.dp.size())
-    batches = micro_batches(examples, batching)
+    batches = micro_batches(examples, batching, case.tokens)
 
     def accumulate() -> StepSums:
         student.zero_grad()

@@ -180,6 +180,23 @@ def test_the_mean_over_tokens_divides_by_the_tokens_of_all_texts_also_those_of_w
     assert relative_error(gradient, truth) <= 1e-9
 
 
+def test_the_mean_over_tokens_counts_those_of_problems_left_out_at_every_split_and_data_parallel_size(
+    pool, folders
+):
+    models, texts = folders(None), _texts()
+    tokens = sum(len(response) for _, response, _ in texts)
+    loss, truth, _ = reference_step(
+        *models, texts, divergence="forward_kl", denominator=tokens, per_token_mean=False
+    )
+    kept = [text for text in texts if text[2] != 0]
+    assert len(kept) < len(texts)
+    for micro_batch_size, world_size in ((1, 1), (3, 1), (2, 2)):
+        training = {"normalization": "tokens", "micro_batch_size": micro_batch_size}
+        sums, gradient = _gradient(pool, models, kept, world_size, training=training, tokens=float(tokens))
+        assert sums.loss == pytest.approx(loss, rel=1e-9)
+        assert relative_error(gradient, truth) <= 1e-9
+
+
 def test_the_temperature_and_a_tied_head_reach_the_gradient_at_tp2(pool, folders):
     models, texts = folders(None, tied=True), _texts()
     _, truth, _ = reference_step(

@@ -1,5 +1,5 @@
-"""How attempts become POSTs. The server is made by hand, since a real one ends attempts when it likes; the whole
-engine is compared with a real server in tests/sglang."""
+"""How attempts become POSTs. The server is made by hand, since a real one ends attempts when it likes; tests/sglang
+has the whole engine on a real one."""
 
 from __future__ import annotations
 

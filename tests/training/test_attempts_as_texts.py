@@ -6,7 +6,7 @@ import pytest
 
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.rollout.attempts import Attempt
-from paced_megatron.training.examples import Example, examples_from_attempts
+from paced_megatron.training.examples import Example, examples_from_attempts, tokens_of_problem
 
 OUTCOMES = [Outcome.CORRECT, Outcome.TRUNCATED, Outcome.INCORRECT, Outcome.CORRECT, Outcome.CORRECT]
 
@@ -63,3 +63,12 @@ def test_the_only_right_attempt_has_no_weight_by_the_others_and_stays_in_the_den
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_off_the_frontier_there_is_no_text(outcome, leave_one_out):
     assert texts([outcome] * 4, leave_one_out=leave_one_out) == []
+
+
+def test_a_problems_tokens_are_the_mean_over_the_texts_that_are_trained_on_whatever_they_weigh():
+    attempts = [
+        Attempt("p", index, (5,) * length, "", "stop", Outcome.INCORRECT, 0, "stage-2 step-0")
+        for index, length in enumerate((2, 3, 7))
+    ]
+    assert tokens_of_problem(attempts, "all") == 4
+    assert tokens_of_problem(attempts, "one") == 2

@@ -1,0 +1,77 @@
+"""What `--help` says of `paced run` and of each phase."""
+
+from __future__ import annotations
+
+from paced_megatron.commands.usage import Usage
+
+RECIPE = "examples/quickstart/quickstart.yaml"
+
+PHASE_USAGES: dict[str, Usage] = {
+    "run": Usage(
+        description="Everything, in order: roll out, weigh, respond, train, export, evaluate, stage after "
+        "stage. Started again it goes on from where it was; a run that is complete is left as it is.",
+        reads="CONFIG, its problems and models; what the run's folder (run_dir) has already",
+        writes="the run's folder: config.yaml, problems.jsonl, stage-N/ (attempts.jsonl, pass_rates.jsonl, "
+        "responses.jsonl, checkpoints/, metrics.jsonl, hf/), evaluation.json",
+        examples=(
+            (f"paced run {RECIPE}", "the quickstart's PACED arm by itself, in two processes"),
+            (
+                f"paced run {RECIPE} training.lr=1e-4 run_dir=runs/lr1e-4",
+                "the same with two keys changed; docs/configuration.md lists every key",
+            ),
+            (f"torchrun --nproc-per-node=2 -m paced_megatron.cli run {RECIPE}", "started by torchrun"),
+        ),
+    ),
+    "rollout": Usage(
+        description="The student attempts every problem K times (rollout.attempts), and a verifier tells "
+        "which attempts are correct.",
+        reads="CONFIG, its problems, the student: of stage 1 student.path, of a later one the stage before's "
+        "export; with rollout.engine=sglang its servers",
+        writes="stage-N/attempts.jsonl, an attempt a line as they arrive",
+        examples=(
+            (
+                f"paced rollout {RECIPE}",
+                "every stage; what is complete is left as it is",
+            ),
+            (f"paced rollout {RECIPE} rollout.attempts=16 --stage 1", "only the first, with 16 attempts"),
+        ),
+    ),
+    "weigh": Usage(
+        description="Pass rates become problem weights; problems off the frontier are left out (pacing.*).",
+        reads="CONFIG, stage-N/attempts.jsonl",
+        writes="stage-N/pass_rates.jsonl",
+        examples=((f"paced weigh {RECIPE} --stage 1", "says how many are mastered, hopeless and kept"),),
+    ),
+    "respond": Usage(
+        description="The teacher answers the problems: the text that a stage with `text: responses` is "
+        "trained on. A stage on the student's own rollouts needs none.",
+        reads="CONFIG, stage-N/pass_rates.jsonl, the teacher or its servers",
+        writes="stage-N/responses.jsonl",
+        examples=(
+            (f"paced respond {RECIPE} --stage 1", "problems that are kept"),
+            (f"paced respond {RECIPE} rollout.respond_to=all --stage 1", "all problems"),
+        ),
+    ),
+    "train": Usage(
+        description="Weighted distillation on Megatron-Core, from the newest checkpoint to the last step "
+        "(stages.N.train_iters).",
+        reads="CONFIG, stage-N/pass_rates.jsonl and responses.jsonl, the student and the teacher",
+        writes="stage-N/checkpoints/, metrics.jsonl; of an on-policy stage rollouts/",
+        examples=(
+            (f"paced train {RECIPE} --stage 1", "goes on where it was stopped"),
+            (f"paced train {RECIPE} training.save_interval=5 --stage 1", "with more checkpoints on the way"),
+        ),
+    ),
+    "export": Usage(
+        description="The trained student as a Hugging Face folder, which transformers and SGLang load.",
+        reads="CONFIG, stage-N/checkpoints/",
+        writes="stage-N/hf/ (config.json, *.safetensors, the tokenizer)",
+        examples=((f"paced export {RECIPE} --stage 1", "from the last step's checkpoint"),),
+    ),
+    "evaluate": Usage(
+        description="Accuracy of the exported student on the problems that are held out (problems.test).",
+        reads="CONFIG, its problems, stage-N/hf/",
+        writes="evaluation.json; the attempts that it is made of",
+        examples=((f"paced evaluate {RECIPE} --stage 1", "after the first stage"),),
+    ),
+}

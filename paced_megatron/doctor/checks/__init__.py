@@ -1,0 +1,1 @@
+"""The checks of `paced doctor`, a file each; `doctor/__init__.py` lists them."""
