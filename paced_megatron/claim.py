@@ -41,6 +41,12 @@ _MAY_DIFFER = (
     "training.save_interval",
     "training.keep_checkpoints",
     "logging",
+    # Each measurement has its own settings beside it (evaluation/forgotten.py); what differs is made anew.
+    "evaluation.forgetting_tasks",
+    "evaluation.forgetting_fewshot",
+    "evaluation.forgetting_limit",
+    "evaluation.forgetting_batch_size",
+    "evaluation.forgetting_include_path",
 )
 
 

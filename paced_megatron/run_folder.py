@@ -6,6 +6,8 @@ A run's folder, all of it readable without this project's code:
     problems.jsonl    the training problems: id, problem, answer, solution, level
     evaluation.json   {"rows": [...]}: a row per measurement (evaluation/accuracy.py, `EvaluationRow`); stage,
                       step, problem_set ("test", "forgetting") and decoding ("sampled", "greedy") say which
+    forgetting.json   {"rows": [...], "forgotten": [...]}: lm-eval's numbers of the student before and after
+                      training, and the differences (evaluation/forgotten.py)
     strata.jsonl      a line per test problem: problem_id, correct, attempts, pass_rate, stratum ("never",
                       "frontier", "always"), by attempts of the initial student that serve nothing else
     timings.jsonl     a line per piece of work that has ended: phase, stage, file, seconds, tokens, attempts
@@ -31,6 +33,8 @@ A run's folder, all of it readable without this project's code:
       hf/               the trained student as a Hugging Face folder
       evaluation/step-0000020/test-sampled.jsonl
                         the attempts behind a row of evaluation.json: PROBLEM_SET-DECODING
+      evaluation/step-0000020/forgetting-TASK.jsonl
+                        lm-eval's TASK: a line with its numbers, then one with the score of each document
       evaluation/strata.jsonl
                         the attempts behind strata.jsonl (stage 1 only)
       attempts_after.jsonl, pass_rates_after.jsonl
@@ -130,6 +134,10 @@ class StageFolder:
         """The attempts behind one row of evaluation.json."""
         return self.path / "evaluation" / f"step-{step:07d}" / f"{problem_set}-{decoding}.jsonl"
 
+    def forgetting(self, step: int, task: str) -> Path:
+        """A measurement by a task of lm-eval."""
+        return self.path / "evaluation" / f"step-{step:07d}" / f"forgetting-{task}.jsonl"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -148,6 +156,11 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"
+
+    @property
+    def forgetting(self) -> Path:
+        """What lm-eval's tasks say of the student before and after."""
+        return self.path / "forgetting.json"
 
     @property
     def environment(self) -> Path:

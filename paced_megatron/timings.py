@@ -20,8 +20,8 @@ class Timing:
     lines of a file. Training is not among them: each line of metrics.jsonl has the seconds of its step.
 
     Attributes:
-        phase: "attempts", "responses", "rollouts" (of one on-policy step), "evaluation", "strata" or
-            "attempts_after".
+        phase: "attempts", "responses", "rollouts" (of one on-policy step), "evaluation", "strata",
+            "attempts_after" or "forgetting" (a task of lm-eval, of which no tokens are counted).
         stage: from 1.
         file: what was written, from the run's folder, as "stage-1/attempts.jsonl".
         seconds: by the clock, loading the model included.

@@ -93,11 +93,13 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     experiment = load_experiment(options.config, options.overrides)
     fast = experiment.fast if options.fast else Selection()
     experiment = experiment.only(Selection(options.arms or fast.arms, options.seeds or fast.seeds))
+    from paced_megatron.evaluation.forgetting_files import check_forgetting
     from paced_megatron.experiments.compare import check_experiment
     from paced_megatron.experiments.finish import finish
     from paced_megatron.experiments.finished import missing_runs
     from paced_megatron.inputs import read_inputs
     from paced_megatron.progress import console_for
+    from paced_megatron.run_folder import RunFolder
 
     world_size = experiment.base.world_size
     with listening():
@@ -108,6 +110,8 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
                 print("all of these runs are there already")
                 finish(experiment.run_dir, console_for(0))
                 return DONE
+            # Of no run's folder: what the first arm measures is looked at before it.
+            check_forgetting(experiment.base, RunFolder(experiment.run_dir), inputs)
         if already_launched() or world_size == 1:
             return _work_as_rank(experiment, inputs)
         stop_if_asked("nothing was begun")

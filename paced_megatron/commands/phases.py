@@ -93,6 +93,7 @@ def run_verb(verb: Verb, path: Path, overrides: Sequence[str], stage: int | None
     stages = _stages(config, stage)
     # Imported late, as in `phase`.
     from paced_megatron.claim import check_run_folder
+    from paced_megatron.evaluation.forgetting_files import check_forgetting
     from paced_megatron.inputs import read_inputs
 
     with listening():
@@ -100,6 +101,7 @@ def run_verb(verb: Verb, path: Path, overrides: Sequence[str], stage: int | None
         if not already_launched():
             # What is wrong is found here, before processes are started and models loaded.
             check_run_folder(folder, config, inputs)
+            check_forgetting(config, folder, inputs)
         if already_launched() or config.world_size == 1:
             return _work_as_rank(config, inputs, verb, stages)
         stop_if_asked("nothing was begun")

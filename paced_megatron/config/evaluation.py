@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from paced_megatron.config.key import Key
@@ -41,6 +42,29 @@ class EvaluationConfig:
         bool,
         Key("the trained student attempts the training problems K times too, to show which have moved"),
     ] = False
+    forgetting_tasks: Annotated[
+        list[str],
+        Key(
+            "tasks of lm-eval, e.g. `[mmlu]`, measured before and after training (docs/forgetting.md); needs "
+            "its package"
+        ),
+    ] = field(default_factory=list)
+    forgetting_fewshot: Annotated[
+        int | None,
+        Key(
+            "examples before each question (lm-eval's num_fewshot); null: as the task says",
+            at_least=0,
+        ),
+    ] = None
+    forgetting_limit: Annotated[
+        int | None, Key("only the first so many documents of each task; null: all", at_least=1)
+    ] = None
+    forgetting_batch_size: Annotated[
+        int, Key("sequences that the student reads at once there", at_least=1)
+    ] = 8
+    forgetting_include_path: Annotated[
+        Path | None, Key("a folder with tasks of your own, as lm-eval's YAML files; null: none")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,17 @@ def _forgetting_has_test(config: Config) -> str | None:
     return None
 
 
+def _forgetting_has_tasks(config: Config) -> str | None:
+    evaluation = config.evaluation
+    for key in ("forgetting_fewshot", "forgetting_limit", "forgetting_include_path"):
+        if getattr(evaluation, key) is not None and not evaluation.forgetting_tasks:
+            return f"evaluation.{key} is for evaluation.forgetting_tasks, and that is empty; name a task"
+    for task in evaluation.forgetting_tasks:
+        if evaluation.forgetting_tasks.count(task) > 1:
+            return f"evaluation.forgetting_tasks has {task} twice; name it once"
+    return None
+
+
 def _parameters_fit(config: Config) -> str | None:
     for number, stage in enumerate(config.stages):
         try:
@@ -271,6 +282,12 @@ RULES: list[Rule] = [
         "problems",
         "has `test` where there is `forgetting`, `evaluation.greedy` or `evaluation.strata_attempts`",
         _forgetting_has_test,
+    ),
+    (
+        "evaluation.forgetting_tasks",
+        "has each task once, and at least one where there is a `forgetting_fewshot`, `forgetting_limit` or "
+        "`forgetting_include_path`",
+        _forgetting_has_tasks,
     ),
     *TEXT_RULES,
     *TEACHER_RULES,

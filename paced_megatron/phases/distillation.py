@@ -11,6 +11,7 @@ from paced_megatron.job import Job
 from paced_megatron.models.folder import save_folder
 from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.pacing import PassRate, read_pass_rates, read_weights
+from paced_megatron.phases.card import describe
 from paced_megatron.phases.evaluation import evaluate, is_measured, note_best
 from paced_megatron.phases.needs import read_recorded, student_before
 from paced_megatron.phases.on_policy import OnPolicyText
@@ -135,9 +136,10 @@ def _pass_rates(job: Job, number: int) -> list[PassRate]:
 
 
 def export(job: Job, number: int) -> None:
-    """The trained student as a Hugging Face folder: hf/."""
+    """The trained student as a Hugging Face folder, with a model card: hf/."""
     folder = job.stage_folder(number)
     if job.world.lead.agree(folder.student.exists()):
+        describe(job, number)  # a run may have been killed before it
         return job.say(f"stage {number}: exported already ({folder.student})")
     done = newest_whole(folder.checkpoints, job.warn)
     ended = job.last_step(number)
@@ -154,6 +156,7 @@ def export(job: Job, number: int) -> None:
     load_model_weights(folder.checkpoints, done, chunks)
     save_folder(chunks, shape, job.world.groups, source=job.inputs.student_folder, out=folder.student)
     job.say(f"stage {number}: student exported to {folder.student}")
+    describe(job, number)
 
 
 def _stored_text(job: Job, number: int) -> Source:

@@ -20,6 +20,8 @@ from paced_megatron.evaluation.strata import read_strata, write_strata
 from paced_megatron.inputs import ProblemSet
 from paced_megatron.job import Job
 from paced_megatron.pacing import pass_rates, write_rates_after
+from paced_megatron.phases.card import describe
+from paced_megatron.phases.forgetting import measure_forgotten, measure_initial
 from paced_megatron.phases.needs import require, student_before
 from paced_megatron.phases.rollouts import rollout_sampling, sample
 from paced_megatron.report.table import evaluation_table
@@ -28,20 +30,26 @@ from paced_megatron.training.checkpoints import mark_best
 
 
 def evaluate_before(job: Job, number: int) -> None:
-    """Accuracy of the student that the stage starts from, as step 0: rows of evaluation.json."""
+    """Accuracy of the student that the stage starts from, as step 0: rows of evaluation.json; before the
+    first stage also what lm-eval's tasks say of it."""
     evaluate(job, number, 0, student_before(job, number)[0])
+    if number == 1:
+        measure_initial(job)
 
 
 def evaluate_after(job: Job, number: int) -> None:
     """Accuracy of the stage's exported student: rows of evaluation.json. After the last stage also its pass
-    rates on the training problems, where the configuration asks for them."""
-    folder = job.stage_folder(number)
-    if job.inputs.test is None and not job.config.evaluation.pass_rates_after:
+    rates on the training problems, and what it has forgotten, where the configuration asks for them."""
+    folder, settings = job.stage_folder(number), job.config.evaluation
+    if job.inputs.test is None and not settings.pass_rates_after and not settings.forgetting_tasks:
         return job.say("no held-out problems (problems.test), so nothing is evaluated")
     require(job, folder.student, "export")
     evaluate(job, number, job.last_step(number), folder.student)
-    if job.config.evaluation.pass_rates_after and number == job.stage_numbers[-1]:
-        _attempt_training_problems_again(job, number)
+    if number == job.stage_numbers[-1]:
+        if settings.pass_rates_after:
+            _attempt_training_problems_again(job, number)
+        measure_forgotten(job)
+    describe(job, number)
 
 
 def show_results(job: Job) -> None:

@@ -28,6 +28,12 @@ from paced_megatron.cli import main
 from paced_megatron.config import PacingConfig
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import add_row, measure, read_rows
+from paced_megatron.evaluation.forgotten import (
+    TaskMeasurement,
+    TaskRow,
+    read_measurement,
+    write_measurement,
+)
 from paced_megatron.evaluation.strata import read_strata, write_strata
 from paced_megatron.exit_codes import USER_ERROR
 from paced_megatron.experiments.shared import write_shared
@@ -35,6 +41,7 @@ from paced_megatron.models.hf_writer import write_folder
 from paced_megatron.pacing import PassRate, make_kernel, problem_weights, read_weights, write_pass_rates
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.report import write_report
+from paced_megatron.report.model_card import MARKER, write_card
 from paced_megatron.rollout.attempts import Attempt, append_attempts, read_attempts
 from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.files import LEFTOVER, cannot_write, read_jsonl
@@ -106,6 +113,16 @@ def training_ended(path: Path, number: int) -> None:
     write_ended(StageFolder(path.parent, 1), Spent(steps=number), "budget spent")
 
 
+def forgetting(path: Path, number: int) -> None:
+    row = TaskRow("t", "acc", 0.5, 0.1, 400, 5)
+    scores = {f"t/{document}": {"acc": float(number)} for document in range(400)}
+    write_measurement(path, TaskMeasurement("t", 5, None, "w", "1", 0, [row], scores))
+
+
+def card(path: Path, number: int) -> None:
+    write_card(path.parent, f"{MARKER}\n{number}\n" * 100)
+
+
 def exported(path: Path, number: int) -> None:
     """The exported folder, as `save_folder` writes it on rank 0."""
     weights = load_file(QUICKSTART / "student/model.safetensors")
@@ -161,6 +178,8 @@ KINDS = [
     Kind("evaluation.json", evaluation, read_rows),
     Kind("training.json", training_ended, Path.read_text),
     Kind("shared.json", lambda path, n: write_shared(RunFolder(path.parent), {str(n): {}}), Path.read_text),
+    Kind("forgetting-t.jsonl", forgetting, read_measurement),
+    Kind("README.md", card, Path.read_text),
     Kind("hf", exported, lambda path: sorted(file.name for file in path.iterdir())),
     Kind("run/report.html", report, Path.read_text),
     Kind("teacher", teachers_states, lambda path: sorted(file.read_bytes() for file in path.iterdir())),

@@ -1,5 +1,5 @@
-"""How attempts become POSTs. The server is made by hand, since a real one ends attempts when it likes; tests/sglang
-has the whole engine on a real one."""
+"""How attempts become POSTs. The server is made by hand, since a real one ends attempts when it likes; the
+whole engine on a real one is in tests/sglang."""
 
 from __future__ import annotations
 

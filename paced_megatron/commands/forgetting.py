@@ -1,0 +1,106 @@
+"""`--forgetting TASK` of `paced evaluate FOLDER...`: lm-eval's tasks on any Hugging Face folders."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paced_megatron.evaluation.forgetting_files import Asked
+
+FLAG = "--forgetting"
+
+
+def add_forgetting(command: argparse.ArgumentParser) -> None:
+    """The arguments; `--limit` and `--batch-size` are the verb's own."""
+    add = command.add_argument_group("of folders, what a student forgot (docs/forgetting.md)").add_argument
+    add(
+        FLAG,
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="a task of lm-eval, e.g. mmlu; may be repeated; of several folders the first is `before`",
+    )
+    add("--forgetting-fewshot", type=int, metavar="N", help="examples before each question")
+    add(
+        "--forgetting-include-path",
+        type=Path,
+        metavar="DIR",
+        help="a folder with tasks of your own, as lm-eval's YAML files",
+    )
+
+
+def check_forgetting(options: argparse.Namespace) -> None:
+    """Load the tasks before any model. Raises UserError."""
+    from paced_megatron.evaluation.forgetting import check_tasks
+
+    if options.forgetting:
+        check_tasks(options.forgetting, options.forgetting_include_path, FLAG)
+
+
+def evaluate_forgetting(
+    options: argparse.Namespace,
+    folders: Mapping[str, Path],
+    out: Path,
+    console: Console,
+    check: Callable[[str], None],
+) -> None:
+    """Measure every folder on every task, and say how each differs from the first.
+
+    Args:
+        folders: name -> Hugging Face folder; the first is `before`.
+        out: where `forgetting/NAME-TASK.jsonl` are kept; what is there isn't made again.
+        check: as `measure_missing` has it.
+    """
+    if not options.forgetting:
+        return
+    import torch
+
+    from paced_megatron.evaluation.forgetting_files import measure_missing
+    from paced_megatron.evaluation.forgotten import forgotten, in_words, read_measurement, row_in_words
+    from paced_megatron.progress import say, warn
+
+    files = {
+        name: {task: out / "forgetting" / f"{name}-{task}.jsonl" for task in options.forgetting}
+        for name in folders
+    }
+    for name, folder in folders.items():
+        measure_missing(
+            f"{name}: lm-eval",
+            files[name],
+            _asked(options),
+            folder,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            log=out / "logs" / "lm-eval.log",
+            console=console,
+            check=check,
+        )
+    first, *others = folders
+    for task in options.forgetting:
+        before = read_measurement(files[first][task])
+        assert before is not None, "it was measured above"
+        for row in before.rows:
+            say(console, f"{first}: {row_in_words(row)}")
+        for name in others:
+            after = read_measurement(files[name][task])
+            assert after is not None, "it was measured above"
+            if not before.same_question(after):
+                warn(
+                    console,
+                    f"warning: {task}: {first} and {name} were measured by different versions of lm-eval",
+                )
+                continue
+            for one in forgotten(before, after):
+                say(console, f"{name} against {first}: {in_words(one)}")
+
+
+def _asked(options: argparse.Namespace) -> Asked:
+    from paced_megatron.evaluation.forgetting_files import Asked
+
+    return Asked(
+        options.forgetting_fewshot, options.limit, options.batch_size, options.forgetting_include_path, FLAG
+    )

@@ -1,0 +1,80 @@
+"""What lm-eval's tasks say of the student before and after training: evaluation.forgetting_tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paced_megatron.evaluation.forgetting_files import BEGIN, asked_by, files_of, measure_missing
+from paced_megatron.evaluation.forgotten import (
+    Forgotten,
+    TaskMeasurement,
+    forgotten,
+    in_words,
+    read_measurement,
+    write_summary,
+)
+from paced_megatron.job import Job
+from paced_megatron.timings import Timing, append_timing
+
+
+def measure_initial(job: Job) -> None:
+    """The student with which the run begins, on every task, unless that has been done."""
+    if job.config.evaluation.forgetting_tasks:
+        job.world.lead.alone(
+            lambda: _measure(job, BEGIN, job.inputs.student_folder), "lm-eval before training"
+        )
+
+
+def measure_forgotten(job: Job) -> None:
+    """The trained student on every task, and what it has forgotten: forgetting.json. Nothing happens where
+    the configuration names no task."""
+    if not job.config.evaluation.forgetting_tasks:
+        return
+
+    def work() -> None:
+        _measure(job, BEGIN, job.inputs.student_folder)  # where the verbs are called one by one
+        _measure(job, job.config.end, job.stage_folder(job.config.end[0]).student)
+        for one in _summarise(job):
+            job.say(in_words(one))
+
+    job.world.lead.alone(work, "lm-eval after training")
+
+
+def _measure(job: Job, when: tuple[int, int], weights: Path) -> None:
+    """A file for each task that is missing. Rank 0 only."""
+    (stage, step), files = when, files_of(job.config, job.folder, when)
+
+    def note(one: TaskMeasurement, seconds: float) -> None:
+        name = str(files[one.task].relative_to(job.folder.path))
+        append_timing(job.folder.timings, Timing("forgetting", stage, name, seconds, 0, 0))
+
+    measure_missing(
+        f"stage {stage}: lm-eval at step {step}",
+        files,
+        asked_by(job.config.evaluation),
+        weights,
+        device=str(job.world.device),
+        log=job.folder.logs / "lm-eval.log",
+        console=job.console,
+        check=job.world.lead.stop_work_if_asked,
+        on_done=note,
+    )
+
+
+def _summarise(job: Job) -> list[Forgotten]:
+    lost: list[Forgotten] = []
+    measured: list[tuple[tuple[int, int], TaskMeasurement]] = []
+    first, last = (files_of(job.config, job.folder, when) for when in (BEGIN, job.config.end))
+    for task in first:
+        before, after = read_measurement(first[task]), read_measurement(last[task])
+        assert before is not None and after is not None, "_measure made them"
+        measured += [(BEGIN, before), (job.config.end, after)]
+        if before.same_question(after):
+            lost += forgotten(before, after)
+        else:
+            job.warn(
+                f"{task}: measured by lm-eval {before.lm_eval_version} before training and by "
+                f"{after.lm_eval_version} after it: no difference is taken; remove {first[task]} to repeat it"
+            )
+    write_summary(job.folder.forgetting, measured, lost)
+    return lost
