@@ -155,16 +155,18 @@ explained_code() {
     return "$code"
 }
 
+RANK_NODES="" RANK_TASKS="" RANK_OPTIONS=() # where not all of the job's nodes have ranks (servers.sh)
+
 run_ranks() { # NAME VERB CONFIG [key=value...]
-    local name=$1
+    local name=$1 nodes=${RANK_NODES:-$SLURM_NNODES} tasks=${RANK_TASKS:-${SLURM_NTASKS:-$SLURM_NNODES}}
     shift
     if [ "$LAUNCHER" = torchrun ]; then
-        local per_node=$((SLURM_NTASKS / SLURM_NNODES))
-        run_step "$name" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 -- "$PYTHON" -m torch.distributed.run \
-            --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" --rdzv-backend=c10d \
+        run_step "$name" "${RANK_OPTIONS[@]}" --ntasks="$nodes" --ntasks-per-node=1 -- \
+            "$PYTHON" -m torch.distributed.run \
+            --nnodes="$nodes" --nproc-per-node="$((tasks / nodes))" --rdzv-backend=c10d \
             --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" -m paced_megatron.cli "$@"
     else
-        run_step "$name" -- "$PYTHON" -m paced_megatron.cli "$@"
+        run_step "$name" "${RANK_OPTIONS[@]}" -- "$PYTHON" -m paced_megatron.cli "$@"
     fi
 }
 
