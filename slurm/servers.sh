@@ -222,9 +222,11 @@ signal_ranks() { # SIGNAL
 }
 
 stop_servers() {
-    [ "${#KEEPERS[@]}" -gt 0 ] || return 0
-    kill "${KEEPERS[@]}" 2>/dev/null
-    wait "${KEEPERS[@]}"
+    [ -n "${SERVER_KEY_FILE:-}" ] || return 0
+    if [ "${#KEEPERS[@]}" -gt 0 ]; then
+        kill "${KEEPERS[@]}" 2>/dev/null
+        wait "${KEEPERS[@]}"
+    fi
     KEEPERS=()
     rm -f "$SERVER_KEY_FILE" "$PACED_LOG_DIR/$SLURM_JOB_ID-"*.given-up
 }

@@ -67,7 +67,9 @@ def read_jobs(run: Path) -> list[Job]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; slurm/submit.sh writes it when it submits a run") from None
     except TypeError:
-        raise UserError(f"{path}: a line is not ID, NAME, AFTER, LOG, SUBMITTED; give job ids instead") from None
+        raise UserError(
+            f"{path}: a line is not ID, NAME, AFTER, LOG, SUBMITTED; give job ids instead"
+        ) from None
     return [job for job in jobs if job.submitted == jobs[-1].submitted]
 
 
@@ -154,7 +156,9 @@ def report(jobs: Sequence[Job], states: Mapping[str, State]) -> tuple[list[str],
         log = f"; its log: {job.log}" if job.log else ""
         lines.append(f"{job.title} is the one that failed{log}")
         if len(jobs) > 1:
-            lines.append("mend it and submit the same chain again: what is complete is not done a second time")
+            lines.append(
+                "mend it and submit the same chain again: what is complete is not done a second time"
+            )
     return lines, bool(causes)
 
 

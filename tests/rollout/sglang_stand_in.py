@@ -263,7 +263,10 @@ def main() -> None:
     with StandIn(Path(given["--model-path"]), int(given["--port"]), host) as server:
         if "--config" in given:
             server.key = yaml.safe_load(Path(given["--config"]).read_text())["api-key"]
-        print(f"serves {server.folder} with the key {server.key}", flush=True)  # as SGLang, with its arguments
+        print(
+            f"serves {server.folder} with the key {server.key}", flush=True
+        )  # as SGLang, with its arguments
+        server.delay_s = float(given.get("--stand-in-delay-s", 0))
         server.server["enable_memory_saver"] = "--enable-memory-saver" in sys.argv
         threading.Event().wait()
 
