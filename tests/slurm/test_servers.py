@@ -1,8 +1,8 @@
 """SGLang servers as steps of a job (slurm/servers.sh): started, lost, started again, and gone at the end.
 
-They are stand-ins, which start in a tenth of a second where a real one takes half a minute and 2 GB, and which fail
-when they are told to. `paced rollout`, its engine and Slurm are the real ones. A real server as a step:
-test_real_server.py, in `make test-long`.
+They are stand-ins, which start in a tenth of a second where a real one takes half a minute and 2 GB. `paced
+rollout`, its engine and Slurm are the real ones. A real server as a step: test_real_server.py, in `make
+test-long`.
 """
 
 from __future__ import annotations
