@@ -1,5 +1,5 @@
-"""`python -m MODULE ...` for jobs whose servers are stand-ins: as it is, but `paced` takes a server's word for
-its weights, since a stand-in (tests/rollout/sglang_stand_in.py) has no log-probabilities.
+"""`python -m MODULE ...`, for jobs with stand-in servers: as it is, but `paced` takes a server's word
+for its weights, since a stand-in (tests/rollout/sglang_stand_in.py) has no log-probabilities.
 
     environment(folder)     an environment whose bin/python does this, for VENV in cluster.env
 """
