@@ -1,5 +1,5 @@
-"""How jobs stand, in words. What scontrol says is written here as Slurm 22.05 says it (tests/slurm asks a real
-one), what sacct says from its manual."""
+"""How jobs stand, in words. What scontrol says is written here as Slurm 22.05 says it (tests/slurm asks a
+real one), what sacct says as its manual has it."""
 
 from __future__ import annotations
 

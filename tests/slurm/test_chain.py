@@ -1,4 +1,4 @@
-"""The whole loop as one job (slurm/run.sbatch) and as a chain of jobs, by slurm/submit.sh as a user calls it."""
+"""The whole loop as one job (slurm/run.sbatch) and as a chain of jobs, by submit.sh as a user calls it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def submit(
     slurm: Cluster, folder: Path, *arguments: str | Path, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """submit.sh; without `paced plan`, which tests/slurm/test_submit.py has."""
-    return slurm.run(ROOT / "slurm" / "submit.sh", "--no-plan", *arguments, cwd=folder, check=check)
+    return slurm.run(
+        ROOT / "slurm" / "submit.sh", "--no-plan", *arguments, cwd=folder, check=check, timeout=300
+    )
 
 
 def jobs(run: Path) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import pytest
 
 from loop.recipes import ATTEMPTS, QUICKSTART, TRAIN_PROBLEMS, keys, write_recipe
 from sglang_server import cpu_launch, interpreter
-from slurm_cluster import ROOT, Cluster
+from slurm_cluster import ENDED, ROOT, Cluster
 
 pytestmark = [
     pytest.mark.slurm,
@@ -42,9 +42,7 @@ def test_the_whole_loop_with_real_servers_one_of_which_is_killed(
         cwd=tmp_path,
     )
     log, attempts = tmp_path / "job.log", tmp_path / "run" / "stage-1" / "attempts.jsonl"
-    slurm.wait_for(
-        lambda: attempts.exists() or slurm.states(number) != {"RUNNING"}, "the first attempts", 900
-    )
+    slurm.wait_for(lambda: attempts.exists() or slurm.states(number) & ENDED, "the first attempts", 900)
     assert attempts.exists(), log.read_text()
     student = str(QUICKSTART / "student")
     servers = [
