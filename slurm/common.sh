@@ -38,6 +38,7 @@ PYTHON=""
 CONTAINER_OPTIONS=() # of srun; sbatch would refuse a script with options that it does not know
 
 in_environment() { # sets PYTHON, the one of the tasks
+    unset RANK LOCAL_RANK WORLD_SIZE # of a job in which somebody has called sbatch; Slurm says who a task is
     export PYTHONPATH="$PACED_REPO${PYTHONPATH:+:$PYTHONPATH}" # this checkout, also where the package is installed
     export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false CUDA_DEVICE_MAX_CONNECTIONS=1
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
@@ -162,9 +163,8 @@ run_ranks() { # NAME VERB CONFIG [key=value...]
     shift
     if [ "$LAUNCHER" = torchrun ]; then
         run_step "$name" "${RANK_OPTIONS[@]}" --ntasks="$nodes" --ntasks-per-node=1 -- \
-            "$PYTHON" -m torch.distributed.run \
-            --nnodes="$nodes" --nproc-per-node="$((tasks / nodes))" --rdzv-backend=c10d \
-            --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" -m paced_megatron.cli "$@"
+            "$PYTHON" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$((tasks / nodes))" \
+            --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m paced_megatron.cli "$@"
     else
         run_step "$name" "${RANK_OPTIONS[@]}" -- "$PYTHON" -m paced_megatron.cli "$@"
     fi

@@ -102,10 +102,10 @@ check_gpus() { # not more than a node has, by what we are told and by what Slurm
 
 check_software() {
     if [ -n "$CONTAINER_IMAGE" ]; then
-        container_options
         case $CONTAINER_IMAGE in
             /* | ./* | ../* | *.sqsh) [ -f "$CONTAINER_IMAGE" ] || fail "$CONTAINER_IMAGE: no such image; see CONTAINER_IMAGE in $PACED_CLUSTER_ENV" ;;
         esac
+        container_options
     fi
     PYTHON=$VENV/bin/python
     [ -x "$PYTHON" ] || fail "$PYTHON: no such program. submit.sh reads the recipe here, so VENV in $PACED_CLUSTER_ENV has to name an environment with the package, also where the job has a container (\`make install\` makes .venv; no GPU is needed)"

@@ -1,6 +1,6 @@
 """What slurm/submit.sh has to know of a recipe, as lines that bash can source.
 
-python tools/recipe_facts.py recipe.yaml --ranks-per-node 8 [key=value ...]
+python tools/recipe_facts.py --ranks-per-node 8 recipe.yaml [key=value ...]
 
     WORLD_SIZE=16        ranks of the job, a teacher's own among them
     NODES=2              of the layout that fills nodes best
@@ -10,7 +10,7 @@ python tools/recipe_facts.py recipe.yaml --ranks-per-node 8 [key=value ...]
     ENGINE=sglang        rollout.engine
     URLS=no              whether rollout.urls names servers that run already
 
-Exit code 2, with one line, for a mistake in the recipe. No torch: it answers at once.
+Exit code 2, with one line, for a mistake in the recipe.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ TASK = """
 import os, sys, time
 rank = os.environ["SLURM_PROCID"]
 print("rank", rank, "of", os.environ["SLURM_STEP_NUM_TASKS"], "on", os.environ["SLURMD_NODENAME"], flush=True)
+print("RANK", os.environ.get("RANK"), flush=True)
 failing, _, code = os.environ.get("FAILING", "").partition(":")
 if failing == rank:
     print("the cause", file=sys.stderr)
@@ -51,8 +52,8 @@ def submit(slurm: Cluster, job: Path, **env: str) -> tuple[set[str], str, str]:
 def test_ranks_of_a_step_have_logs_by_job_step_node_and_task_and_rank_0_is_in_the_jobs_log_too(
     slurm: Cluster, job: Path
 ) -> None:
-    states, _, log = submit(slurm, job)
-    assert states == {"COMPLETED"}, log
+    states, _, log = submit(slurm, job, RANK="9")  # of the job in which this is submitted
+    assert states == {"COMPLETED"} and "RANK None" in log, log
     first, second = slurm.nodes[:2]
     assert re.search(rf"ranks meet at {first}:2\d{{4}}$", log, re.M)
     assert f"rank 0 of 4 on {first}" in log and "rank 1" not in log
