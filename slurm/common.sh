@@ -10,7 +10,7 @@
 #                                                    that ended first, having shown why, last
 #     run_ranks NAME VERB CONFIG [key=value...]      `paced VERB ...`, a rank for each of the job's tasks
 #     start_step, wait_step                          the two halves of run_step, for what runs beside it
-#     finish CODE                                    end the job with it, or requeue it where it is 75
+#     hear_signals, finish CODE                      stopping, starting again and ending: survive.sh
 set -uo pipefail
 
 say() { echo "$(date '+%F %T') ${SLURM_JOB_NAME:-paced} ${SLURM_JOB_ID:-}: $*"; }
@@ -31,6 +31,9 @@ PACED_CLUSTER_ENV=${PACED_CLUSTER_ENV:-$PACED_REPO/slurm/cluster.env}
 export PACED_CLUSTER_ENV
 # shellcheck source=cluster.env
 source "$PACED_CLUSTER_ENV" || fail "$PACED_CLUSTER_ENV: bash does not understand it"
+
+# shellcheck source=survive.sh
+source "$PACED_REPO/slurm/survive.sh"
 
 # -- where a rank runs -------------------------------------------------------------------------------------------------
 
@@ -112,23 +115,16 @@ start_step() { # NAME [SRUN OPTION...] -- COMMAND...: in the background; sets ST
     srun --job-name="$name" --kill-on-bad-exit=1 --export=ALL "${CONTAINER_OPTIONS[@]}" "${options[@]}" \
         bash "$PACED_REPO/slurm/task.sh" "$name" "$@" &
     STEP_PID=$!
-    STEP_NAME=$name
 }
 
-SIGNALLED="" # set by a trap, which ends bash's `wait` early
-
 wait_step() { # NAME PID: its code, as run_step has it
-    local code=0
-    while true; do
-        SIGNALLED=""
-        wait "$2"
-        code=$?
-        [ -n "$SIGNALLED" ] || break
-    done
-    explained_code "$1" "$code"
+    wait_through_signals "$2"
+    explained_code "$1" $?
 }
 
 run_step() { # NAME [SRUN OPTION...] -- COMMAND...
+    STEP_NAME=$1 # before the question: a signal that comes later finds it
+    [ -z "$STOP_ASKED" ] || return "$STOPPED"
     start_step "$@"
     wait_step "$1" "$STEP_PID"
 }
@@ -150,45 +146,36 @@ explained_code() {
     elif [ -n "$first" ]; then
         say "step $name: rank $task on $node ended first, with exit code $code; the end of $log:"
         grep -v '^[[:space:]]*$' "$log" | tail -n $TAIL_LINES
+        killed_by "$code" "rank $task on $node"
     else
         say "step $name: srun ended with exit code $code"
     fi
     return "$code"
 }
 
+killed_by() { # CODE WHO: what a process that was killed could not say itself
+    local name memory=""
+    [ "$1" -gt 128 ] && name=$(kill -l "$(($1 - 128))" 2>/dev/null) || return 0
+    [ "$name" != KILL ] || memory=" (out of memory?)"
+    say "$2 was killed by SIG$name$memory"
+}
+
 RANK_NODES="" RANK_TASKS="" RANK_OPTIONS=() # where not all of the job's nodes have ranks (servers.sh)
 
 run_ranks() { # NAME VERB CONFIG [key=value...]
-    local name=$1 nodes=${RANK_NODES:-$SLURM_NNODES} tasks=${RANK_TASKS:-${SLURM_NTASKS:-$SLURM_NNODES}}
+    local name=$1 nodes=${RANK_NODES:-$SLURM_NNODES} tasks=${RANK_TASKS:-${SLURM_NTASKS:-$SLURM_NNODES}} code=0
     shift
     if [ "$LAUNCHER" = torchrun ]; then
+        # torchrun itself would die of USR1, which its ranks know what to do with; and it ends with 1 whatever they end with.
         run_step "$name" "${RANK_OPTIONS[@]}" --ntasks="$nodes" --ntasks-per-node=1 -- \
-            "$PYTHON" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$((tasks / nodes))" \
-            --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m paced_megatron.cli "$@"
+            env --block-signal=USR1 "$PYTHON" -m torch.distributed.run \
+            --nnodes="$nodes" --nproc-per-node="$((tasks / nodes))" --master-addr="$MASTER_ADDR" \
+            --master-port="$MASTER_PORT" -m paced_megatron.cli "$@" || code=$?
+        [ -z "$STOP_ASKED" ] || [ -z "$(what_is_saved)" ] || code=$STOPPED
+        return "$code"
     else
-        run_step "$name" "${RANK_OPTIONS[@]}" -- "$PYTHON" -m paced_megatron.cli "$@"
+        # What comes while Python still imports is heard later, when `paced` listens, and does not end it.
+        run_step "$name" "${RANK_OPTIONS[@]}" -- \
+            env --block-signal=TERM --block-signal=USR1 "$PYTHON" -m paced_megatron.cli "$@"
     fi
-}
-
-# -- the end of a job, and what comes before it ------------------------------------------------------------------------
-
-STEP_NAME="" # the step that is told to stop
-
-on_usr1() { # --signal=B:USR1@N: tell the ranks to save. A signal to srun itself would end the step at once.
-    local step
-    SIGNALLED=1
-    say "USR1: the ranks of step $STEP_NAME are told to save"
-    step=$(squeue --steps --noheader --jobs="$SLURM_JOB_ID" --format='%i %j' | awk -v name="$STEP_NAME" '$2 == name {print $1}')
-    [ -z "$step" ] || scancel --signal=USR1 "$step"
-}
-
-finish() { # CODE
-    if [ "$1" -ne $STOPPED ]; then exit "$1"; fi
-    if [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_REQUEUES" ]; then
-        fail "requeued $MAX_REQUEUES times (MAX_REQUEUES in $PACED_CLUSTER_ENV); submit again to go on" "$1"
-    fi
-    say "requeued; the next start goes on from here"
-    scontrol requeue "$SLURM_JOB_ID" || fail "scontrol requeue has failed; submit again to go on" "$1"
-    sleep 60 # until Slurm ends this start
-    exit "$1"
 }

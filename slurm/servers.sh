@@ -26,7 +26,7 @@ run_beside_servers() { # VERB RECIPE [key=value...]
     [ $# -ge 2 ] || fail "$SLURM_JOB_NAME: which recipe? sbatch slurm/... RECIPE [key=value ...]"
     in_environment
     rendezvous "${SLURM_JOB_NODELIST_HET_GROUP_0:-$SLURM_JOB_NODELIST}"
-    trap on_usr1 USR1
+    hear_signals
     ask_recipe "$@"
     place_servers "$1"
     start_servers "${SERVING[@]}"
@@ -161,7 +161,7 @@ keep_server() { # NAME NODE PLACE PORT MODEL
         step=$!
         wait "$step"
         code=$? step=""
-        [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T 2>/dev/null | head -n 1)" = RUNNING ] || exit 0
+        [ "$(job_state)" = RUNNING ] || exit 0
         [ $((SECONDS - began)) -lt "$STEADY_S" ] || start=1
         say "$name on $node:$port has ended with code $code (start $start of $SERVER_STARTS); its log: $log"
         sleep "$SERVER_PAUSE_S" &
@@ -185,6 +185,8 @@ wait_for_servers() {
         until healthy "$host" "$port"; do
             [ ! -e "$PACED_LOG_DIR/$SLURM_JOB_ID-$name.given-up" ] || no_server "$name" "does not start"
             [ "$SECONDS" -lt "$deadline" ] || no_server "$name" "has not answered within $SERVER_START_S s (SERVER_START_S)"
+            [ -z "$STOP_ASKED" ] || return 0 # the ranks do not begin any more, and the job is queued again
+            [ -z "$SIGNALLED" ] || [ "$(job_state)" = RUNNING ] || exit 143 # cancelled
             sleep 0.5
         done
     done
@@ -211,14 +213,8 @@ on_given_up() { # USR2, from a keeper
         [ "$left" = gone ] || continue
         SERVERS_GONE="no server of the $kind is left: each has died $SERVER_STARTS times (SERVER_STARTS); see their logs in $PACED_LOG_DIR"
         say "$SERVERS_GONE; the ranks are told to save"
-        signal_ranks TERM
+        [ -z "$STEP_NAME" ] || tell_to_stop "$STEP_NAME" &
     done
-}
-
-signal_ranks() { # SIGNAL
-    local step
-    step=$(squeue --steps --noheader --jobs="$SLURM_JOB_ID" --format='%i %j' | awk -v name="$STEP_NAME" '$2 == name {print $1}')
-    [ -z "$step" ] || scancel --signal="$1" "$step"
 }
 
 stop_servers() {

@@ -124,7 +124,7 @@ def test_when_its_last_server_is_given_up_the_ranks_save_and_the_job_fails(runne
     runner.until_attempts_arrive()
     runner.process("sglang.launch_server").kill()
     assert runner.ended() == ({"FAILED"}, "1:0"), runner.log
-    assert "paced: stopped by SIGTERM" in runner.log
+    assert "paced: stopped by SIGUSR1" in runner.log
     assert "no server of the student is left: each has died 1 times" in runner.log.splitlines()[-1]
 
 
