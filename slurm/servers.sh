@@ -161,7 +161,7 @@ keep_server() { # NAME NODE PLACE PORT MODEL
         step=$!
         wait "$step"
         code=$? step=""
-        [ "$(job_state)" = RUNNING ] || exit 0
+        is_this_start || exit 0
         [ $((SECONDS - began)) -lt "$STEADY_S" ] || start=1
         say "$name on $node:$port has ended with code $code (start $start of $SERVER_STARTS); its log: $log"
         sleep "$SERVER_PAUSE_S" &
@@ -185,8 +185,7 @@ wait_for_servers() {
         until healthy "$host" "$port"; do
             [ ! -e "$PACED_LOG_DIR/$SLURM_JOB_ID-$name.given-up" ] || no_server "$name" "does not start"
             [ "$SECONDS" -lt "$deadline" ] || no_server "$name" "has not answered within $SERVER_START_S s (SERVER_START_S)"
-            [ -z "$STOP_ASKED" ] || return 0 # the ranks do not begin any more, and the job is queued again
-            [ -z "$SIGNALLED" ] || [ "$(job_state)" = RUNNING ] || exit 143 # cancelled
+            [ -z "$STOP_ASKED" ] || return 0 # the ranks do not begin any more: the time is up, or the job was cancelled
             sleep 0.5
         done
     done

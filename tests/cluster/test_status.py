@@ -57,7 +57,7 @@ def test_a_chain_that_broke_names_the_job_that_failed_and_those_that_do_not_star
 ) -> None:
     write_jobs(tmp_path)
     broken = State("FAILED", "NonZeroExitCode", 3, "00:00:05")
-    code, lines = said(tmp_path, capsys, broken, State("CANCELLED"), last)
+    code, lines = said(tmp_path, capsys, broken, last, last)
     assert code == 1
     assert [" ".join(line.split()) for line in lines] == [
         "7 rollout-1 failed after 00:00:05 with exit code 3",
