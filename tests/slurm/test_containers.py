@@ -77,10 +77,10 @@ def test_with_an_image_the_tasks_run_in_it_with_the_repository_and_the_working_f
     assert log.splitlines()[-1] == f"image [/images/paced.sqsh] mounts [{mounts}] in [{here}]"
 
 
-def test_without_an_image_the_same_script_asks_for_no_container(
-    with_pyxis: Cluster, tmp_path: Path, cluster_env: Path
+def test_without_an_image_the_same_script_runs_where_srun_knows_no_containers(
+    slurm: Cluster, tmp_path: Path, cluster_env: Path
 ) -> None:
-    code, log = submit(with_pyxis, tmp_path, cluster_env)
+    code, log = submit(slurm, tmp_path, cluster_env)
     assert (code, log.splitlines()[-1]) == ("0:0", "image [] mounts [] in []")
 
 

@@ -130,7 +130,8 @@ in_environment
 hear_signals
 step=${STEP:-${SLURM_RESTART_COUNT:-0}}
 saved="stage 1: step $step of 9 is saved"
-run_step ranks -- bash -c "echo 'paced: stopped by SIGTERM: $saved; the same command ...'; exit 75"
+run_step ranks -- bash -c "echo begun; $BEFORE
+    echo 'paced: stopped by SIGTERM: $saved; the same command ...'; exit 75"
 finish $?
 """
 
@@ -163,9 +164,25 @@ def test_a_job_that_is_not_queued_again_says_why_and_that_all_is_saved(
     why: str,
 ) -> None:
     cluster_env.write_text(f"{cluster_env.read_text()}{settings}\n")
-    job = slurm.sbatch(*options, "job.sbatch", cwd=stopping, env={"STEP": step})
+    job = slurm.sbatch(*options, "job.sbatch", cwd=stopping, env={"STEP": step, "BEFORE": ""})
     assert slurm.wait(job) == {"FAILED"}
     assert (slurm.field(job, "ExitCode"), slurm.field(job, "Restarts")) == ("75:0", restarts)
     last = log_of(stopping).splitlines()[-1]
     assert last.startswith("paced: all is saved, and the job is not queued again: ") and why in last
     assert last.endswith("submitted once more it goes on from here")
+
+
+def test_a_cancelled_job_whose_ranks_stopped_with_all_saved_is_not_queued_again(
+    slurm: Cluster, stopping: Path
+) -> None:
+    """As the one with real ranks above, which a busy machine may kill (KillWait is 3 s here) before its
+    script comes to its last line."""
+    until_term = "trap : TERM; sleep 60 & wait"
+    job = slurm.sbatch("job.sbatch", cwd=stopping, env={"STEP": "7", "BEFORE": until_term})
+    slurm.wait_for(lambda: "begun" in log_of(stopping), "the step")
+    slurm.run("scancel", job)
+    assert slurm.wait(job) == {"CANCELLED"}
+    assert not slurm.ours_left()
+    log = log_of(stopping)
+    assert "step ranks has stopped with everything saved" in log and "queued again" not in log
+    assert (slurm.states(job), slurm.field(job, "Restarts")) == ({"CANCELLED"}, "0")
