@@ -88,3 +88,33 @@ def test_when_a_link_fails_those_after_it_do_not_start_and_status_says_so(
     )
     assert "model.safetensors" in (run / "logs" / f"rollout-1-{first}.log").read_text()
     assert not list((run / "logs").glob("*weigh*"))
+
+
+def test_dry_runs_show_which_script_each_link_has_and_both_components_of_a_heterogeneous_job(
+    slurm: Cluster, tmp_path: Path, cluster_env: Path
+) -> None:
+    launch = {"python": "/opt/sglang/bin/python", "args": "--tp-size 2"}
+    rollout = {"engine": "sglang", "launch": launch, "attempts": 4, "max_new_tokens": 16}
+    recipe = write_recipe(tmp_path, rollout=rollout)
+    with cluster_env.open("a") as file:
+        file.write("SERVER_NODES=2\n")
+    chain = submit(slurm, tmp_path, "--dry-run", "--chain", recipe).stdout.splitlines()
+    assert [line.split("/slurm/")[1].split()[0] for line in chain] == [
+        "rollout.sbatch",
+        "train.sbatch",  # weigh needs no server
+        "rollout.sbatch",
+        "rollout.sbatch",
+        "run.sbatch",  # this recipe evaluates on the way
+        "train.sbatch",
+        "rollout.sbatch",
+    ]
+    assert "--dependency" not in chain[0] and "--nodes=1" in chain[0] and "--gpus-per-node=8" in chain[0]
+    assert "--dependency=afterok:ID-OF-evaluate-before-1 --kill-on-invalid-dep=yes" in chain[4]
+    assert "--nodes=3" in chain[4] and "VERB=train STAGE=1" in chain[4]
+    (het,) = submit(slurm, tmp_path, "--dry-run", "--het", recipe).stdout.splitlines()
+    ranks, servers = het.split(" : ")
+    assert "--nodes=1" in ranks and "--nodes=2" in servers and "het.sbatch" in servers
+    elsewhere = ("rollout.launch={}", "rollout.urls=[http://gpu7:30000]")
+    refused = submit(slurm, tmp_path, "--het", recipe, *elsewhere, check=False)
+    assert refused.returncode == 2 and refused.stderr.startswith("paced: --het: the recipe starts no SGLang")
+    assert not slurm.run("squeue", "-h").stdout
