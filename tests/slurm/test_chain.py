@@ -47,7 +47,7 @@ def test_the_whole_loop_in_one_job_and_as_a_chain_gives_the_same_student(
     assert tuple(name for _, name in links) == LINKS
     assert all(f"job {number}: " in said for number, _ in links)
     status = submit(slurm, tmp_path, "--status", chained).stdout
-    assert f"waits for job {links[-2][0]} (export-1)" in status and "0 of 5 done" in status
+    assert f"waits for job {links[-2][0]} ({links[-2][1]})" in status and "0 of 5 done" in status
 
     assert slurm.wait(loop, timeout=300) == {"COMPLETED"}, (looped / "logs" / f"run-{loop}.log").read_text()
     assert (looped / "report.html").exists()
