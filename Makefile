@@ -30,7 +30,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install quickstart test lint types unit test-newest has-newest test-sglang format docs clean \
-	test-slurm test-long long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills
+	test-slurm test-long long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills long-slurm
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -65,7 +65,7 @@ unit: $(INSTALLED) ## the tests that need no GPU, no Slurm and no SGLang; ARGS="
 long = @files=$$(grep -rlw --include='test_*.py' $(1) tests); test -n "$$files" || { echo "no test asks for $(1)"; exit 0; }; \
 	set -x; $(1)=1 $(VENV)/bin/python -m pytest -q -m "not gpu and not slurm" --session-timeout=14400 $$files $(ARGS)
 
-test-long: long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills ## all of these, hours
+test-long: long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills long-slurm ## all of these, hours
 
 long-conformance: $(INSTALLED) ## each divergence x ranks x dtype x KL x temperature x chunk size
 	$(call long,PACED_FULL_CONFORMANCE)
@@ -88,6 +88,10 @@ long-verifier: $(INSTALLED) ## MATH-500's solutions against twenty other answers
 long-kills: $(INSTALLED) $(SGLANG_INSTALLED) ## twenty moments at which a run with an SGLang server is killed
 	PACED_FULL_KILLS=1 PACED_SGLANG_PYTHON=$(CURDIR)/$(SGLANG_VENV)/bin/python \
 		$(VENV)/bin/python -m pytest -q -m sglang --timeout=3600 tests/sglang/test_kills.py
+
+long-slurm: $(INSTALLED) $(SGLANG_INSTALLED) ## a real Slurm: time limits, a dead node, real SGLang servers as steps of a job
+	PACED_FULL_SLURM=1 PACED_SGLANG_PYTHON=$(CURDIR)/$(SGLANG_VENV)/bin/python \
+		$(VENV)/bin/python -m pytest -q -m slurm --session-timeout=7200 tests/slurm $(ARGS)
 
 test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop
 	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/loop/test_loop.py

@@ -160,20 +160,22 @@ killed_by() { # CODE WHO: what a process that was killed could not say itself
     say "$2 was killed by SIG$name$memory"
 }
 
+RANK_NODES="" RANK_TASKS="" RANK_OPTIONS=() # where not all of the job's nodes have ranks (servers.sh)
+
 run_ranks() { # NAME VERB CONFIG [key=value...]
-    local name=$1 code=0
+    local name=$1 nodes=${RANK_NODES:-$SLURM_NNODES} tasks=${RANK_TASKS:-${SLURM_NTASKS:-$SLURM_NNODES}} code=0
     shift
     if [ "$LAUNCHER" = torchrun ]; then
-        local per_node=$((${SLURM_NTASKS:-$SLURM_NNODES} / SLURM_NNODES))
         # torchrun itself would die of USR1, which its ranks know what to do with; and it ends with 1 whatever they end with.
-        run_step "$name" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 -- \
+        run_step "$name" "${RANK_OPTIONS[@]}" --ntasks="$nodes" --ntasks-per-node=1 -- \
             env --block-signal=USR1 "$PYTHON" -m torch.distributed.run \
-            --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" --master-addr="$MASTER_ADDR" \
+            --nnodes="$nodes" --nproc-per-node="$((tasks / nodes))" --master-addr="$MASTER_ADDR" \
             --master-port="$MASTER_PORT" -m paced_megatron.cli "$@" || code=$?
         [ -z "$STOP_ASKED" ] || [ -z "$(what_is_saved)" ] || code=$STOPPED
         return "$code"
     else
         # What comes while Python still imports is heard later, when `paced` listens, and does not end it.
-        run_step "$name" -- env --block-signal=TERM --block-signal=USR1 "$PYTHON" -m paced_megatron.cli "$@"
+        run_step "$name" "${RANK_OPTIONS[@]}" -- \
+            env --block-signal=TERM --block-signal=USR1 "$PYTHON" -m paced_megatron.cli "$@"
     fi
 }

@@ -5,7 +5,11 @@
 #     slurm/submit.sh --verb train RECIPE [key=value ...]        one phase: rollout, weigh, respond, train, export, evaluate
 #     slurm/submit.sh --verb evaluate FOLDER... [OPTION...]      `paced evaluate` of models or runs
 #     slurm/submit.sh --verb convert to-megatron INPUT OUT       `paced convert`
+#     slurm/submit.sh --chain RECIPE [key=value ...]             each phase of each stage a job, dependent on the last
+#     slurm/submit.sh --status RUN | ID...                       how the jobs of a run's folder stand, in words
 #
+#     --stage N    with --verb: only this stage
+#     --het        a heterogeneous job: the ranks in one component, SERVER_NODES nodes with SGLang servers in the other
 #     --dry-run    the same checks, and the line with which it would be submitted
 #     --no-plan    without `paced plan` (memory of a rank), which takes ten seconds
 #
@@ -16,12 +20,14 @@
 PACED_REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=common.sh
 source "$PACED_REPO/slurm/common.sh"
+# shellcheck source=chain.sh
+source "$PACED_REPO/slurm/chain.sh"
 
 usage() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 
-VERB=run DRY_RUN="" PLAN=yes
+VERB=run DRY_RUN="" PLAN=yes CHAIN="" STATUS="" HET="" STAGE=""
 
-read_arguments() { # sets VERB, DRY_RUN, PLAN and ARGUMENTS
+read_arguments() { # sets what is above, and ARGUMENTS
     while [ $# -gt 0 ]; do
         case $1 in
             -h | --help) usage && exit 0 ;;
@@ -29,6 +35,13 @@ read_arguments() { # sets VERB, DRY_RUN, PLAN and ARGUMENTS
                 [ $# -ge 2 ] || fail "--verb: which one? submit.sh --help lists them"
                 VERB=$2 && shift
                 ;;
+            --stage)
+                [[ "${2:-}" =~ ^[0-9]+$ ]] || fail "--stage: which one? A number from 1"
+                STAGE=$2 && shift
+                ;;
+            --chain) CHAIN=yes ;;
+            --status) STATUS=yes ;;
+            --het) HET=yes ;;
             --dry-run) DRY_RUN=yes ;;
             --no-plan) PLAN="" ;;
             -*) fail "submit.sh $1: no such option; submit.sh --help lists them" ;;
@@ -38,17 +51,26 @@ read_arguments() { # sets VERB, DRY_RUN, PLAN and ARGUMENTS
     done
     ARGUMENTS=("$@")
     case $VERB in
-        run | rollout | weigh | respond | train | export | evaluate | convert) ;;
+        run | rollout | weigh | respond | evaluate-before | train | export | evaluate | convert) ;;
         *) fail "submit.sh --verb $VERB: no such verb; submit.sh --help lists them" ;;
     esac
-    [ $# -ge 1 ] || fail "which recipe? slurm/submit.sh RECIPE [key=value ...]; --help says more"
+    [ $# -ge 1 ] || [ -n "$STATUS" ] || fail "which recipe? slurm/submit.sh RECIPE [key=value ...]; --help says more"
 }
 
 script_of() { # VERB
-    case $1 in
-        convert | evaluate) echo "$1.sbatch" ;;
+    local with_servers=""
+    has_servers && with_servers=yes
+    case ${HET:+het}:$1:$with_servers in
+        het:*) echo het.sbatch ;;
+        :run:* | :train:yes) echo run.sbatch ;;
+        :rollout:yes | :respond:yes | :evaluate*:yes) echo rollout.sbatch ;;
+        :convert:* | :evaluate:*) echo "$1.sbatch" ;;
         *) echo train.sbatch ;;
     esac
+}
+
+has_servers() { # whether the job starts SGLang servers (servers.sh)
+    [ "${ENGINE:-}" = sglang ] && [ "${URLS:-}" = no ]
 }
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -105,6 +127,13 @@ read_recipe() { # sets WORLD_SIZE, NODES, RANKS_PER_NODE, RUN_DIR, STAGES, ENGIN
     eval "$facts"
 }
 
+check_servers() {
+    [[ "$SERVER_NODES" =~ ^[0-9]+$ ]] || fail "SERVER_NODES='$SERVER_NODES' is no whole number"
+    [ -z "$HET" ] || has_servers || fail "--het: the recipe starts no SGLang servers (rollout.engine: sglang, rollout.launch)"
+    [ -z "$HET" ] || [ "$SERVER_NODES" -ge 1 ] || fail "--het: SERVER_NODES=0; how many nodes have servers? See $PACED_CLUSTER_ENV"
+    [ -z "$HET" ] || [ -z "$CHAIN" ] || fail "--het and --chain: one of them"
+}
+
 check_plan() {
     local memory=() code=0
     [ -n "$PLAN" ] || return 0
@@ -116,10 +145,25 @@ check_plan() {
 
 # -- the job -----------------------------------------------------------------------------------------------------------
 
-sbatch_options() { # sets OPTIONS, of cluster.env and the layout
-    OPTIONS=(--job-name="$VERB" --nodes="$NODES" --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task="$CPUS_PER_TASK"
+prepare_job() { # NAME: sets SCRIPT and OPTIONS for VERB
+    SCRIPT=$PACED_REPO/slurm/$(script_of "$VERB")
+    sbatch_options "$1"
+    if [ -n "$HET" ]; then
+        OPTIONS+=(: "${OPTIONS[@]/#--nodes=*/--nodes=$SERVER_NODES}" --ntasks-per-node=1)
+        [ "$GPUS_PER_NODE" -eq 0 ] || OPTIONS+=(--gpus-per-node="$GPUS_PER_NODE")
+    fi
+    check_submission "$SCRIPT" "${ARGUMENTS[@]}"
+}
+
+sbatch_options() { # NAME: sets OPTIONS, of cluster.env and the layout
+    local nodes=$NODES gpus=$RANKS_PER_NODE
+    case $SCRIPT in
+        */run.sbatch) if has_servers; then nodes=$((NODES + SERVER_NODES)) gpus=$GPUS_PER_NODE; fi ;;
+        */rollout.sbatch) gpus=$GPUS_PER_NODE ;;
+    esac
+    OPTIONS=(--job-name="$1" --nodes="$nodes" --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task="$CPUS_PER_TASK"
         --time="$TIME" --signal="B:USR1@$SIGNAL_BEFORE_S" --requeue --open-mode=append --output="$PACED_LOG_DIR/%x-%j.log")
-    [ "$GPUS_PER_NODE" -eq 0 ] || OPTIONS+=(--gpus-per-node="$RANKS_PER_NODE")
+    [ "$GPUS_PER_NODE" -eq 0 ] || OPTIONS+=(--gpus-per-node="$gpus")
     [ -z "$ACCOUNT" ] || OPTIONS+=(--account="$ACCOUNT")
     [ -z "$PARTITION" ] || OPTIONS+=(--partition="$PARTITION")
     [ -z "$QOS" ] || OPTIONS+=(--qos="$QOS")
@@ -136,6 +180,13 @@ submit() { # SCRIPT [ARGUMENT...]: prints the job's number
     sbatch --parsable "${OPTIONS[@]}" "$@" | cut -d ';' -f 1
 }
 
+show_line() { # for --dry-run
+    printf 'VERB=%q STAGE=%q PACED_REPO=%q PACED_CLUSTER_ENV=%q PACED_LOG_DIR=%q' \
+        "$VERB" "$STAGE" "$PACED_REPO" "$PACED_CLUSTER_ENV" "$PACED_LOG_DIR"
+    printf ' %q' sbatch "${OPTIONS[@]}" "$SCRIPT" "${ARGUMENTS[@]}"
+    echo
+}
+
 shape_of_job() { # nodes and ranks: the recipe's, or one rank where there is no recipe
     NODES=1 RANKS_PER_NODE=1 RUN_DIR=$PWD
     case ${ARGUMENTS[0]} in
@@ -146,31 +197,39 @@ shape_of_job() { # nodes and ranks: the recipe's, or one rank where there is no 
 }
 
 main() {
-    local script job
+    local job
     read_arguments "$@"
+    if [ -n "$STATUS" ]; then
+        check_software
+        show_status "${ARGUMENTS[@]}"
+        return
+    fi
     check_cluster_env
     check_gpus
     check_port
     check_software
     shape_of_job
-    sbatch_options
-    export VERB PACED_LOG_DIR
-    script=$PACED_REPO/slurm/$(script_of "$VERB")
-    check_submission "$script" "${ARGUMENTS[@]}"
-    if [ -n "$DRY_RUN" ]; then
-        printf 'VERB=%q PACED_REPO=%q PACED_CLUSTER_ENV=%q PACED_LOG_DIR=%q' "$VERB" "$PACED_REPO" "$PACED_CLUSTER_ENV" "$PACED_LOG_DIR"
-        printf ' %q' sbatch "${OPTIONS[@]}" "$script" "${ARGUMENTS[@]}"
-        echo
+    check_servers
+    export VERB STAGE PACED_LOG_DIR SERVER_NODES
+    if [ -z "$DRY_RUN" ]; then
+        mkdir -p "$PACED_LOG_DIR" || fail "$PACED_LOG_DIR: no folder can be made there; see LOG_DIR in $PACED_CLUSTER_ENV"
+    fi
+    if [ -n "$CHAIN" ]; then
+        submit_chain
         return
     fi
-    mkdir -p "$PACED_LOG_DIR" || fail "$PACED_LOG_DIR: no folder can be made there; see LOG_DIR in $PACED_CLUSTER_ENV"
-    job=$(submit "$script" "${ARGUMENTS[@]}")
+    prepare_job "$VERB"
+    if [ -n "$DRY_RUN" ]; then
+        show_line
+        return
+    fi
+    job=$(submit "$SCRIPT" "${ARGUMENTS[@]}")
     [ -n "$job" ] || fail "sbatch has failed (above)" 1
-    echo "$job $VERB $(date '+%F %T')" >>"$PACED_LOG_DIR/jobs.txt"
+    note_job "$job" "$VERB" -
     echo "job $job: $VERB on $NODES x $RANKS_PER_NODE ranks"
     echo "  log      $PACED_LOG_DIR/$VERB-$job.log"
     echo "  ranks    $PACED_LOG_DIR/$job-STEP-NODE-TASK.log"
-    echo "  state    squeue --job $job"
+    echo "  state    slurm/submit.sh --status $RUN_DIR"
     echo "  stop     scancel --batch --signal=USR1 $job (saves; it is requeued), scancel $job (ends it)"
 }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from paced_megatron.commands import phases
+from paced_megatron.commands.forgetting import add_forgetting
+from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.presets import DEFAULT, PRESETS, in_words
 from paced_megatron.runtime.signals import listening
@@ -16,34 +18,44 @@ PHASE = phases.Verb(
     phases.phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
 )
 YAML = (".yaml", ".yml")
-_DESCRIPTION = """\
-Of a run's YAML: accuracy of the exported student on the held-out problems (evaluation.json), as `paced run`
-does it. Of the folders of models or runs (a run stands for its last stage's student): avg@k, pass@k and maj@k
-on benchmarks, with intervals over problems; of several folders also their differences, paired by problem.
-Started again it goes on, and asks no model for what is there.
-"""
+USAGE = Usage(
+    description="Of a run's YAML: accuracy of the exported student on the held-out problems, as `paced run` has "
+    "it. Of the folders of models or runs (a run stands for its last stage's student): avg@k, pass@k and maj@k "
+    "on benchmarks, with intervals over problems, and lm-eval's tasks; of several folders also their "
+    "differences, paired by problem. Started again it goes on, and asks no model for what is there. "
+    "docs/evaluation.md says how to read the numbers.",
+    reads="of a YAML: it, its problems, stage-N/hf/. Of folders: they, benchmarks by name from --data or the hub, "
+    "files of problems",
+    writes="of a YAML: evaluation.json and the attempts that it is made of. Of folders: TARGET/evaluation/, and for "
+    "several ./evaluations/ with results.md and results.json (--out: another place)",
+    examples=(
+        (
+            "paced evaluate examples/quickstart/quickstart.yaml --stage 1",
+            "a phase of a run, after the first stage",
+        ),
+        (
+            "paced evaluate runs/lr3 --benchmark math500 --benchmark aime2024 --data benchmarks",
+            "a run's student, with benchmarks/math500.jsonl in place of the hub",
+        ),
+        (
+            "paced evaluate models/Qwen3-1.7B runs/lr3 --benchmark aime2024 --attempts 32 --pass-at 1,8,32 "
+            "--launch /opt/sglang/bin/python",
+            "before and after, by an SGLang server that is started for it",
+        ),
+        (
+            "paced evaluate models/Qwen3-1.7B runs/lr3 --forgetting mmlu --forgetting-fewshot 5",
+            "what the run's student has forgotten, by lm-eval",
+        ),
+    ),
+)
 
 
-def _epilog() -> str:
-    presets = "\n".join(
+def _presets() -> str:
+    rows = (
         f"  {name:<8} avg@{preset.attempts}, {in_words(preset.sampling, preset.thinking)} ({preset.source})"
         for name, preset in PRESETS.items()
     )
-    return f"""\
-presets:
-{presets}
-
-examples:
-  paced evaluate recipe.yaml --stage 1
-      a phase of a run: its own held-out problems, its own sampling
-  paced evaluate runs/lr3 --benchmark math500 --benchmark aime2024 --data benchmarks
-      a run's student, with benchmarks/math500.jsonl in place of the hub
-  paced evaluate models/Qwen3-1.7B runs/lr3 --benchmark aime2024 --attempts 32 --pass-at 1,8,32 \\
-      --launch /opt/sglang/bin/python
-      before and after, by an SGLang server that is started for it: evaluations/results.md
-
-docs/evaluation.md says how to read the numbers.
-"""
+    return "\n".join(["presets:", *rows])
 
 
 def add(verbs: Any) -> None:
@@ -51,10 +63,9 @@ def add(verbs: Any) -> None:
     command = verbs.add_parser(
         "evaluate",
         help="accuracy of a run's student (evaluation.json), or of any models on benchmarks",
-        description=_DESCRIPTION,
-        epilog=_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    explain(command, USAGE)
+    command.epilog = f"{_presets()}\n\n{command.epilog}"
     command.add_argument(
         "targets",
         nargs="+",
@@ -120,6 +131,7 @@ def add(verbs: Any) -> None:
     command.add_argument(
         "--launch-args", default="", metavar="TEXT", help="of that server beside model, host and port"
     )
+    add_forgetting(command)
     command.set_defaults(run=run)
 
 
@@ -134,8 +146,11 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """The phase, or the models; returns the exit code. Raises UserError."""
     first, *rest = options.targets
     if Path(first).suffix.lower() in YAML:
-        if options.benchmark:
-            raise UserError(f"--benchmark is for folders; {first} names its own problems (problems.test)")
+        if options.benchmark or options.forgetting:
+            raise UserError(
+                f"--benchmark and --forgetting are for folders; {first} names its own (problems.test, "
+                "evaluation.forgetting_tasks)"
+            )
         return phases.run_verb(PHASE, Path(first), rest, options.stage, argv)
     if options.stage is not None:
         raise UserError("--stage is for a run's YAML; name the folder stage-N/hf of a run instead")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from paced_megatron.commands.forgetting import check_forgetting, evaluate_forgetting
 from paced_megatron.config import LaunchConfig, PromptConfig, RolloutConfig, VerifierConfig
 from paced_megatron.config.io import load_config, recorded_config
 from paced_megatron.errors import UserError
@@ -40,8 +41,10 @@ from paced_megatron.runtime.signals import stop_if_asked
 
 def evaluate_folders(options: argparse.Namespace) -> int:
     """Measure, write and show; returns the exit code. Raises UserError, before any model is loaded."""
-    if not options.benchmark:
-        raise UserError(f"--benchmark is missing: {', '.join(BENCHMARKS)}, or a file of problems")
+    if not options.benchmark and not options.forgetting:
+        raise UserError(
+            f"--benchmark is missing ({', '.join(BENCHMARKS)}, or a file of problems), or --forgetting TASK"
+        )
     console = console_for(0)
     protocol = _protocol(options)
     benchmarks = _benchmarks(options)
@@ -49,10 +52,13 @@ def evaluate_folders(options: argparse.Namespace) -> int:
     out = options.out or (targets[0].results if len(targets) == 1 else Path("evaluations"))
     setting = _engine(options, targets, out, console)
     tasks = _tasks(options, targets, benchmarks, protocol)
-    with JobEngine(setting) as engines:
-        measurements = evaluate(tasks, engines, console)
-    # evaluation/forgetting.py's `measure_forgetting(folder, tasks)` belongs here, for each of `targets`.
-    _show(measurements, write_comparison(out, measurements), console)
+    check_forgetting(options)
+    if tasks:
+        with JobEngine(setting) as engines:
+            measurements = evaluate(tasks, engines, console)
+        _show(measurements, write_comparison(out, measurements), console)
+    folders = {target.name: target.folder for target in targets}
+    evaluate_forgetting(options, folders, out, console, stop_if_asked)
     return DONE
 
 
@@ -108,8 +114,8 @@ def _tasks(
 ) -> list[Task]:
     """Each model on each benchmark. Everything about them that can be wrong is found here."""
     engine = "sglang" if options.url or options.launch else "embedded"
-    tasks = []
-    for target in targets:
+    tasks: list[Task] = []
+    for target in targets if benchmarks else ():
         out = target.results if options.out is None else options.out
         if options.out is not None and len(targets) > 1:
             out = options.out / target.name
@@ -119,7 +125,7 @@ def _tasks(
             for one in benchmarks
         ]
     # Last, since it reads every byte of the models.
-    weights = {target: fingerprint(target.folder) for target in targets}
+    weights = {target: fingerprint(target.folder) for target in targets} if tasks else {}
     return [replace(task, weights=weights[task.target]) for task in tasks]
 
 

@@ -52,9 +52,16 @@ PHASE_USAGES: dict[str, Usage] = {
             (f"paced respond {RECIPE} rollout.respond_to=all --stage 1", "all problems"),
         ),
     ),
+    "evaluate-before": Usage(
+        description="Accuracy on the held-out problems of the student that a stage starts from, as step 0; "
+        "`paced run` does it before the first stage is trained.",
+        reads="CONFIG, its problems, the student as for `paced rollout`",
+        writes="evaluation.json; the attempts that it is made of",
+        examples=((f"paced evaluate-before {RECIPE} --stage 1", "the student as it was given"),),
+    ),
     "train": Usage(
-        description="Weighted distillation on Megatron-Core, from the newest checkpoint to the last step "
-        "(stages.N.train_iters).",
+        description="Weighted distillation on Megatron-Core, from the newest checkpoint until the budget "
+        "(train_iters, train_tokens or train_seconds) is spent.",
         reads="CONFIG, stage-N/pass_rates.jsonl and responses.jsonl, the student and the teacher",
         writes="stage-N/checkpoints/, metrics.jsonl; of an on-policy stage rollouts/",
         examples=(
@@ -67,11 +74,5 @@ PHASE_USAGES: dict[str, Usage] = {
         reads="CONFIG, stage-N/checkpoints/",
         writes="stage-N/hf/ (config.json, *.safetensors, the tokenizer)",
         examples=((f"paced export {RECIPE} --stage 1", "from the last step's checkpoint"),),
-    ),
-    "evaluate": Usage(
-        description="Accuracy of the exported student on the problems that are held out (problems.test).",
-        reads="CONFIG, its problems, stage-N/hf/",
-        writes="evaluation.json; the attempts that it is made of",
-        examples=((f"paced evaluate {RECIPE} --stage 1", "after the first stage"),),
     ),
 }

@@ -60,6 +60,9 @@ VERBS: dict[str, Verb] = {
     "rollout": Verb(phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)"),
     "weigh": Verb(phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)"),
     "respond": Verb(phase("respond"), "the teacher answers the problems on the frontier (responses.jsonl)"),
+    "evaluate-before": Verb(
+        phase("evaluate_before"), "accuracy of the student that the stage starts from, as step 0"
+    ),
     "train": Verb(phase("train"), "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)"),
     "export": Verb(phase("export"), "the trained student as a Hugging Face folder (hf/)"),
 }

@@ -16,6 +16,7 @@ from paced_megatron.evaluation.forgotten import TaskMeasurement, read_measuremen
 from paced_megatron.inputs import Inputs
 from paced_megatron.progress import track, warn
 from paced_megatron.run_folder import RunFolder
+from paced_megatron.training.budget import end_of
 from paced_megatron.training.teacher_cache import weights_identity
 
 BEGIN = (1, 0)  # (stage, step) of the student with which a run begins
@@ -68,10 +69,15 @@ def check_forgetting(config: Config, folder: RunFolder, inputs: Inputs) -> None:
         UserError: as `check_tasks`.
     """
     asked = asked_by(config.evaluation)
-    trained = folder.stage(config.end[0]).student
-    missing = missing_tasks(files_of(config, folder, BEGIN), asked, inputs.student_folder) or missing_tasks(
-        files_of(config, folder, config.end), asked, trained
-    )
+    missing = missing_tasks(files_of(config, folder, BEGIN), asked, inputs.student_folder)
+    if not missing:
+        end = end_of(folder, config)
+        trained = folder.stage(len(config.stages)).student
+        missing = (
+            missing_tasks(files_of(config, folder, end), asked, trained)
+            if end
+            else list(config.evaluation.forgetting_tasks)
+        )
     if missing:
         check_tasks(missing, asked.include_path, asked.where)
 

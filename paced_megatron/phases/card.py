@@ -13,6 +13,7 @@ from paced_megatron.job import Job
 from paced_megatron.report.environment import read_environment
 from paced_megatron.report.model_card import Data, license_of, model_card, public_name, write_card
 from paced_megatron.runtime.files import sha256
+from paced_megatron.training.budget import last_step
 
 
 def describe(job: Job, number: int) -> None:
@@ -29,6 +30,7 @@ def describe(job: Job, number: int) -> None:
             job.config,
             number,
             data=_data(job),
+            last_step=last_step(job.stage_folder(number), job.config.budget(number)),
             rows=read_rows(job.folder.evaluation),
             forgetting=_forgetting(job.folder.forgetting),
             environment=read_environment(job.folder.environment),

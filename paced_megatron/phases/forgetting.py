@@ -15,6 +15,7 @@ from paced_megatron.evaluation.forgotten import (
 )
 from paced_megatron.job import Job
 from paced_megatron.timings import Timing, append_timing
+from paced_megatron.training.budget import end_of
 
 
 def measure_initial(job: Job) -> None:
@@ -33,8 +34,10 @@ def measure_forgotten(job: Job) -> None:
 
     def work() -> None:
         _measure(job, BEGIN, job.inputs.student_folder)  # where the verbs are called one by one
-        _measure(job, job.config.end, job.stage_folder(job.config.end[0]).student)
-        for one in _summarise(job):
+        end = end_of(job.folder, job.config)
+        assert end is not None, "training has ended"
+        _measure(job, end, job.stage_folder(end[0]).student)
+        for one in _summarise(job, end):
             job.say(in_words(one))
 
     job.world.lead.alone(work, "lm-eval after training")
@@ -61,14 +64,14 @@ def _measure(job: Job, when: tuple[int, int], weights: Path) -> None:
     )
 
 
-def _summarise(job: Job) -> list[Forgotten]:
+def _summarise(job: Job, end: tuple[int, int]) -> list[Forgotten]:
     lost: list[Forgotten] = []
     measured: list[tuple[tuple[int, int], TaskMeasurement]] = []
-    first, last = (files_of(job.config, job.folder, when) for when in (BEGIN, job.config.end))
+    first, last = (files_of(job.config, job.folder, when) for when in (BEGIN, end))
     for task in first:
         before, after = read_measurement(first[task]), read_measurement(last[task])
         assert before is not None and after is not None, "_measure made them"
-        measured += [(BEGIN, before), (job.config.end, after)]
+        measured += [(BEGIN, before), (end, after)]
         if before.same_question(after):
             lost += forgotten(before, after)
         else:

@@ -13,7 +13,7 @@ from paced_megatron.report.source import RunRecord
 GENERATED = {
     "rollouts": ("attempts", "rollouts"),
     "responses": ("responses",),
-    "measuring": ("evaluation", "strata", "attempts_after"),
+    "measuring": ("evaluation", "strata", "attempts_after", "forgetting"),
 }
 
 

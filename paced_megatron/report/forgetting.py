@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from paced_megatron.errors import UserError
-from paced_megatron.report.statistics import Estimate, over_seeds
+from paced_megatron.evaluation.estimates import Estimate
+from paced_megatron.report.statistics import over_seeds
 
 Number = Mapping[str, Any]  # of "forgotten", and beside it the standard errors of its two values
 WHEN = ("before", "after", "forgotten")

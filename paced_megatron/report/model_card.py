@@ -52,6 +52,7 @@ def model_card(
     stage: int,
     *,
     data: Sequence[Data],
+    last_step: int | None,
     rows: Sequence[EvaluationRow],
     forgetting: Mapping[str, Any],
     environment: Mapping[str, Any],
@@ -60,6 +61,7 @@ def model_card(
     """The card of the student after a stage, as text.
 
     Args:
+        last_step: of the stage's training; None where it is not known.
         rows: of evaluation.json; those of the first student and of this one are shown.
         forgetting: forgetting.json's content; shown in the last stage's card. Empty where there is none.
         environment: environment.json's content.
@@ -81,13 +83,16 @@ def model_card(
         teacher=_cell(teacher),
         license=license,
         stage=stage,
-        stages=[_stage_row(one) for one in config.stages],
+        stages=[
+            _stage_row(one) | {"budget": config.budget(number)}
+            for number, one in enumerate(config.stages, start=1)
+        ],
         attempts=config.rollout.attempts,
         pacing=config.pacing,
         training=config.training,
         seed=config.seed,
         data=[Data(row.purpose, _cell(row.name), row.problems, row.sha256) for row in data],
-        accuracies=_accuracies(rows, stage, config.stages[stage - 1].train_iters),
+        accuracies=_accuracies(rows, stage, last_step),
         forgotten=[_lost_row(row, forgetting["rows"]) for row in lost],
         paired=all(row["paired"] for row in lost),
         lm_eval_version=forgetting["rows"][0]["lm_eval_version"] if lost else "",
@@ -186,11 +191,10 @@ def _stage_row(stage: Any) -> dict[str, Any]:
         "text": stage.text,
         "divergence": f"`{stage.divergence}`{parameter}",
         "teacher": stage.teacher,
-        "train_iters": stage.train_iters,
     }
 
 
-def _accuracies(rows: Sequence[EvaluationRow], stage: int, step: int) -> list[dict[str, Any]]:
+def _accuracies(rows: Sequence[EvaluationRow], stage: int, step: int | None) -> list[dict[str, Any]]:
     """A row per problem set and decoding of this student; `before` is the run's first student."""
     by_key = {row.key: row for row in rows}
     return [

@@ -133,7 +133,7 @@ def read_run(folder: RunFolder) -> RunRecord:
         pass_rates_after=read_jsonl(last.pass_rates_after),
         timings=read_timings(folder.timings),
         environment=read_environment(folder.environment),
-        forgetting=read_forgetting(folder.path / "forgetting.json"),
+        forgetting=read_forgetting(folder.forgetting),
     )
 
 

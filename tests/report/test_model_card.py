@@ -52,6 +52,7 @@ def card(tmp_path: Path) -> str:
         config,
         1,
         data=DATA,
+        last_step=read_rows(run / "evaluation.json")[-1].step,
         rows=[replace(row, standard_error=0.02) for row in read_rows(run / "evaluation.json")],
         forgetting=LOST,
         environment=read_environment(run / "environment.json"),
@@ -70,7 +71,9 @@ def test_the_hub_reads_what_is_known_and_nothing_that_is_not(card: str, tmp_path
         "pipeline_tag": "text-generation",
         "tags": ["paced", "distillation", "megatron-core", "forward-kl"],
     }
-    local = model_card(configuration(tmp_path / "b"), 1, data=[], rows=[], forgetting={}, environment={})
+    local = model_card(
+        configuration(tmp_path / "b"), 1, data=[], last_step=4, rows=[], forgetting={}, environment={}
+    )
     assert ModelCard(local).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
     assert "Accuracy on held-out problems has not been measured." in local and "lm-eval" not in local
 
@@ -91,7 +94,7 @@ def test_the_recipe_in_it_is_the_runs_own_and_no_path_of_this_machine_is(tmp_pat
         rollout={"engine": "sglang", "urls": ["http://node17.cluster:30000"], "attempts": 4},
         seed=77,
     )
-    text = model_card(config, 1, data=[], rows=[], forgetting={}, environment={})
+    text = model_card(config, 1, data=[], last_step=4, rows=[], forgetting={}, environment={})
     assert "secret" not in text and str(tmp_path) not in text and "node17" not in text
     recipe = text.split("~~~~yaml\n")[1].split("~~~~")[0]
     (tmp_path / "recipe.yaml").write_text(recipe)

@@ -13,6 +13,7 @@ server's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import sys
@@ -22,6 +23,8 @@ from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 class StandIn:
@@ -255,8 +258,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     """As `python -m sglang.launch_server`: a process of its own."""
-    folder, port = (sys.argv[sys.argv.index(name) + 1] for name in ("--model-path", "--port"))
-    with StandIn(Path(folder), int(port)) as server:
+    given = dict(itertools.pairwise(sys.argv))
+    host = given.get("--host", "127.0.0.1")
+    with StandIn(Path(given["--model-path"]), int(given["--port"]), host) as server:
+        if "--config" in given:
+            server.key = yaml.safe_load(Path(given["--config"]).read_text())["api-key"]
+        print(
+            f"serves {server.folder} with the key {server.key}", flush=True
+        )  # as SGLang, with its arguments
+        server.delay_s = float(given.get("--stand-in-delay-s", 0))
         server.server["enable_memory_saver"] = "--enable-memory-saver" in sys.argv
         threading.Event().wait()
 

@@ -88,7 +88,7 @@ def test_submit_queues_a_recipe_whose_ranks_torchrun_starts_on_each_node(
     states = slurm.wait(job, 240)
     log = run / "logs" / f"run-{job}.log"
     assert states == {"COMPLETED"}, log.read_text()
-    assert str(log) in submitted and job == (run / "logs" / "jobs.txt").read_text().split()[0]
+    assert str(log) in submitted and job == (run / "logs" / "slurm-jobs.tsv").read_text().split()[0]
     assert weights(run) == weights(under_torchrun)
 
 
