@@ -9,6 +9,7 @@ from typing import Any
 
 from hand_made_runs import FAILURES, lines, write_stages
 from paced_megatron.report import write_report
+from paced_megatron.report.pictures.loss import _thinned
 
 PROBLEMS, ATTEMPTS, STEPS, LONG, TEXT = 2000, 16, 3000, 50, 200_000
 MOST_BYTES = 3_000_000
@@ -26,6 +27,18 @@ def test_a_page_of_thousands_of_problems_steps_and_long_attempts_stays_small(tmp
     size = write_report(folder).stat().st_size
     assert size < MOST_BYTES / 2  # an experiment of arms and seeds has room too
     assert (folder / "stage-1" / "attempts.jsonl").stat().st_size > 5 * MOST_BYTES
+
+
+def test_a_long_line_keeps_its_extremes_its_gaps_and_its_order():
+    rng = random.Random(6)
+    points: list[list[float | None]] = [[step, rng.gauss(0, 1)] for step in range(1, 5001)]
+    points[1234][1] = None
+    found = _thinned(points)
+    assert len(found) < 700 < len(points)
+    assert [1235, None] in found and [step for step, _ in found] == sorted(step for step, _ in found)
+    values = [value for _, value in points if value is not None]
+    assert {min(values), max(values)} < {value for _, value in found}
+    assert _thinned(points[:600]) == points[:600]
 
 
 def _attempts(rates: dict[str, tuple[int, int]], rng: random.Random) -> Iterator[dict[str, Any]]:
