@@ -19,15 +19,15 @@ PHASE = phases.Verb(
 )
 YAML = (".yaml", ".yml")
 USAGE = Usage(
-    description="Of a run's YAML: accuracy of the exported student on the held-out problems, as `paced run` has "
-    "it. Of the folders of models or runs (a run stands for its last stage's student): avg@k, pass@k and maj@k "
-    "on benchmarks, with intervals over problems, and lm-eval's tasks; of several folders also their "
+    description="Of a run's YAML: accuracy of the exported student on the held-out problems, as `paced run` "
+    "has it. Of the folders of models or runs (a run stands for its last stage's student): avg@k, pass@k and "
+    "maj@k on benchmarks, with intervals over problems, and lm-eval's tasks; of several folders also their "
     "differences, paired by problem. Started again it goes on, and asks no model for what is there. "
     "docs/evaluation.md says how to read the numbers.",
-    reads="of a YAML: it, its problems, stage-N/hf/. Of folders: they, benchmarks by name from --data or the hub, "
-    "files of problems",
-    writes="of a YAML: evaluation.json and the attempts that it is made of. Of folders: TARGET/evaluation/, and for "
-    "several ./evaluations/ with results.md and results.json (--out: another place)",
+    reads="of a YAML: it, its problems, stage-N/hf/. Of folders: they, benchmarks by name from --data or the "
+    "hub, files of problems",
+    writes="of a YAML: evaluation.json and the attempts that it is made of. Of folders: TARGET/evaluation/, and "
+    "for several ./evaluations/ with results.md and results.json (--out: another place)",
     examples=(
         (
             "paced evaluate examples/quickstart/quickstart.yaml --stage 1",
