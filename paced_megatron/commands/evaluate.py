@@ -26,8 +26,8 @@ USAGE = Usage(
     "docs/evaluation.md says how to read the numbers.",
     reads="of a YAML: it, its problems, stage-N/hf/. Of folders: they, benchmarks by name from --data or the "
     "hub, files of problems",
-    writes="of a YAML: evaluation.json and the attempts that it is made of. Of folders: TARGET/evaluation, and "
-    "for several ./evaluations/ with results.md and results.json (--out: another place)",
+    writes="of a YAML: evaluation.json and the attempts that it is made of. Of folders: TARGET/evaluation, "
+    "and for several ./evaluations/ with results.md and results.json (--out: another place)",
     examples=(
         (
             "paced evaluate examples/quickstart/quickstart.yaml --stage 1",
