@@ -86,8 +86,11 @@ def _numbers(text: str) -> list[int]:
 
 def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run what is missing; returns the exit code. Raises UserError."""
-    if options.config == QUICKSTART and not QUICKSTART.is_file():
-        raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
+    if options.config == QUICKSTART:
+        if not QUICKSTART.is_file():
+            raise UserError(f"{QUICKSTART}: not here; the quickstart runs from a clone (pip install -e .)")
+        # Its two processes would want two GPUs, and gain nothing by them. Before torch looks for any.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     from paced_megatron.experiments.experiment import Selection, load_experiment
 
     experiment = load_experiment(options.config, options.overrides)
@@ -100,6 +103,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from paced_megatron.inputs import read_inputs
     from paced_megatron.progress import console_for
     from paced_megatron.run_folder import RunFolder
+    from paced_megatron.runtime.gpus import check_gpus
 
     world_size = experiment.base.world_size
     with listening():
@@ -114,6 +118,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
             check_forgetting(experiment.base, RunFolder(experiment.run_dir), inputs)
         if already_launched() or world_size == 1:
             return _work_as_rank(experiment, inputs)
+        check_gpus(world_size)
         stop_if_asked("nothing was begun")
     return launch(argv, world_size, log_dir=experiment.folder.logs)
 

@@ -75,4 +75,5 @@ def _asked(options: argparse.Namespace) -> Asked:
         return Asked(config, str(options.config), options.url)
     if not QUICKSTART_BASE.is_file():  # installed without the clone
         return Asked(None, "a run of your own", options.url)
-    return Asked(load_config(QUICKSTART_BASE, ["run_dir=runs/quickstart"]), "paced quickstart", options.url)
+    quickstart = load_config(QUICKSTART_BASE, ["run_dir=runs/quickstart"])
+    return Asked(quickstart, "paced quickstart", options.url, uses_gpus=False)

@@ -98,6 +98,7 @@ def run_verb(verb: Verb, path: Path, overrides: Sequence[str], stage: int | None
     from paced_megatron.claim import check_run_folder
     from paced_megatron.evaluation.forgetting_files import check_forgetting
     from paced_megatron.inputs import read_inputs
+    from paced_megatron.runtime.gpus import check_gpus
 
     with listening():
         inputs, folder = read_inputs(config), RunFolder(config.run_dir)
@@ -107,6 +108,7 @@ def run_verb(verb: Verb, path: Path, overrides: Sequence[str], stage: int | None
             check_forgetting(config, folder, inputs)
         if already_launched() or config.world_size == 1:
             return _work_as_rank(config, inputs, verb, stages)
+        check_gpus(config.world_size)
         stop_if_asked("nothing was begun")
     return launch(argv, config.world_size, log_dir=folder.logs)
 

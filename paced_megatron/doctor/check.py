@@ -41,11 +41,13 @@ class Asked:
         config: the run; None: only the environment (a package without its clone has no quickstart).
         title: how it is called in a sentence: `paced quickstart`, or the configuration's file.
         url: an SGLang server to be asked, beside those of the configuration.
+        uses_gpus: whether it takes the GPUs that are here; the quickstart doesn't.
     """
 
     config: Config | None = None
     title: str = "paced quickstart"
     url: str | None = None
+    uses_gpus: bool = True
 
 
 Check = Callable[[Asked], Finding]

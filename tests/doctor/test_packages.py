@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
@@ -233,6 +234,10 @@ def test_fewer_gpus_than_processes_are_a_problem_unless_other_nodes_have_the_res
     _cuda(monkeypatch, 2)
     assert found("processes", run).status is Status.OK
     assert found("processes", Asked()).status is Status.OK
+    _cuda(monkeypatch, 1)
+    on_the_cpu = replace(run, uses_gpus=False)  # as the quickstart
+    assert found("processes", on_the_cpu).status is not Status.PROBLEM
+    assert "main memory" in found("models", on_the_cpu).says
 
 
 def test_what_does_not_fit_into_the_gpus_memory_is_a_problem(found, asked, monkeypatch):

@@ -22,7 +22,7 @@ def check(asked: Asked) -> Finding:
             "fetches what is missing when it starts",
             " and ".join(f"hf download {name}" for name in absent) + ", before a job waits for it",
         )
-    limit, of = _limit(config)
+    limit, of = _limit(asked)
     peak = planned_peak(config, "cuda" if of == "GPU" else "cpu")
     says = f"{asked.title} takes up to {gb(peak)} on a process, and there are {gb(limit)} for it ({of})"
     if peak > limit:
@@ -54,12 +54,13 @@ def planned_peak(config: Config, device: str) -> float:
     return max(stage.peak for stage in memory_by_stage(work))
 
 
-def _limit(config: Config) -> tuple[float, str]:
+def _limit(asked: Asked) -> tuple[float, str]:
     """Bytes that each process may take, and of what."""
     import torch
 
-    if torch.cuda.is_available():
+    assert asked.config is not None
+    if asked.uses_gpus and torch.cuda.is_available():
         count = torch.cuda.device_count()
         return min(float(torch.cuda.get_device_properties(n).total_memory) for n in range(count)), "GPU"
-    left = available_memory() / processes_here(config.world_size) - OF_A_PROCESS
+    left = available_memory() / processes_here(asked.config.world_size) - OF_A_PROCESS
     return max(left, 0.0), "main memory, after the imports"

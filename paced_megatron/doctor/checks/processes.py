@@ -13,7 +13,7 @@ def check(asked: Asked) -> Finding:
     import torch
 
     wanted = asked.config.world_size
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = torch.cuda.device_count() if asked.uses_gpus and torch.cuda.is_available() else 0
     nodes = nodes_of_job()
     if gpus:
         has = f"{asked.title} has {_count(wanted)}, and each takes a GPU; there are {gpus} here"
