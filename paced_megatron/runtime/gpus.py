@@ -15,7 +15,7 @@ def check_gpus(processes: int) -> None:
     """
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         raise UserError(
-            f"{processes} processes take a GPU each, and torch sees {torch.cuda.device_count()} here: choose a "
-            "layout with fewer (`paced plan`), start the job on more hosts, or set CUDA_VISIBLE_DEVICES= to use "
-            "the CPU"
+            f"{processes} processes take a GPU each, and torch sees {torch.cuda.device_count()} here: choose "
+            "a layout with fewer (`paced plan`), start the job on more hosts, or set CUDA_VISIBLE_DEVICES= "
+            "to use the CPU"
         )
