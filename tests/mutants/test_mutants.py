@@ -101,7 +101,7 @@ MUTANTS = [
         "_collate(cut, batching, shape) for cut in cuts",
         "_collate([(e, c / len(cut)) for e, c in cut], batching, shape) for cut in cuts",
         "tests/parallel/test_gradient.py"
-        "::test_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient",
+        "::test_7_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient",
     ),
     Mutant(
         "tied embeddings on two pipeline stages have a gradient each",

@@ -1,5 +1,5 @@
 """The step's gradient, parameter by parameter, against transformers and the reference divergence in
-float64."""
+float64. Numbers in names are those of METHOD.md, section 6."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_student_that_is_its_teacher_has_no_loss_and_no_gradient(pool, folders
             assert max(value.norm().item() for value in gradient.values()) <= 1e-5 * scale
 
 
-def test_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient(pool, folders):
+def test_7_another_micro_batch_split_or_data_parallel_size_gives_the_same_gradient(pool, folders):
     models = folders(None)
     loss, truth = _gradient(pool, models, _texts(), training={"micro_batch_size": 5})
     for settings in (
@@ -162,7 +162,7 @@ def test_a_rank_without_a_text_takes_part_and_changes_nothing(pool, folders):
     assert relative_error(gradient, truth) <= 1e-10
 
 
-def test_a_text_of_weight_zero_can_be_left_out(pool, folders):
+def test_8_a_text_of_weight_zero_can_be_left_out(pool, folders):
     models, texts = folders(None), _texts()
     _, truth = _gradient(pool, models, texts)
     _, gradient = _gradient(pool, models, [text for text in texts if text[2] != 0])

@@ -85,7 +85,7 @@ def truth(student):
 
 
 @pytest.mark.parametrize("row", [row for row in LAYOUTS if FULL or row.quick], ids=str)
-def test_a_context_gives_the_gradient_of_transformers_and_none_gives_nothing(pool, student, truth, row):
+def test_14_a_context_gives_the_gradient_of_transformers_and_none_gives_nothing(pool, student, truth, row):
     float32 = {"dtype": torch.float32, "divergence": "reverse_kl"}
     works = [(examples(True), row.case(kind=kind, divergence="reverse_kl")) for kind in KINDS]
     works += [(examples(False), row.case(kind=kind, **float32)) for kind in KINDS]
