@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hand_made_runs import LOSSES, WEIGHTS, config_dict, write_run
-from paced_megatron.report.content import Arm, _loss
+from paced_megatron.report.steps import loss_curve
 from paced_megatron.report.write import read_content
 
 
@@ -103,9 +103,9 @@ def test_seeds_that_end_a_stage_with_other_steps_begin_the_next_together_and_are
         ]
         return SimpleNamespace(config=SimpleNamespace(seed=seed), stages=stages)
 
-    found = _loss(Arm("arm", {}, [run(1, (8, 4, 2), (1,)), run(2, (4, 2), (3, 5))]))
+    found = loss_curve("arm", [run(1, (8, 4, 2), (1,)), run(2, (4, 2), (3, 5))])
     assert found["stages"] == [[0.5, 1], [3.5, 2]]
-    assert found["seeds"][1]["points"] == [[1, 4], [2, 2], [4, 3], [5, 5]]
+    assert found["seeds"][1]["points"] == [(1, 4), (2, 2), (4, 3), (5, 5)]
     assert found["mean"] == [[1, 6], [2, 3], [4, 2]]
 
 
