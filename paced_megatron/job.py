@@ -58,7 +58,11 @@ class Job:
         folder, budget = self.stage_folder(number), self.config.budget(number)
         step = self.world.lead.agree(last_step(folder, budget) if self.world.is_lead else None)
         if step is None:
-            raise UserError(f"{folder.training} is missing: run `paced train --stage {number}` first")
+            # `paced train` has nothing to do where the student is exported, and would not write it.
+            exported = self.world.lead.agree(folder.student.exists())
+            remedy = f"put it back, or remove {folder.student.name}/ beside it and" if exported else ""
+            train = f"run `paced train --stage {number}` first"
+            raise UserError(f"{folder.training} is missing: {f'{remedy} {train}'.strip()}")
         return int(step)
 
     def stage_folder(self, number: int) -> StageFolder:

@@ -70,7 +70,7 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 def shown_attempt(problem: Problem, attempt: Attempt, peers: Iterable[Attempt]) -> str:
     """A correct attempt at the same problem, never the one at hand: the next one by index, around the end;
-    without one, the solution. Thoughts are left out (docs/method.md, 5)."""
+    without one, the solution. Thoughts are left out (docs/self_distillation.md)."""
     others = [peer for peer in peers if peer.outcome is Outcome.CORRECT and peer.index != attempt.index]
     if not others:
         return problem.solution or ""

@@ -188,11 +188,18 @@ def _facts(content: Mapping[str, Any]) -> list[dict[str, str]]:
     if content["kind"] == "experiment":
         runs = f"{len(content['arms'])} × {len(content['seeds'])}"
         problems["more"] = f"{whole(arm['never'])} never solved before, {whole(arm['always'])} always"
-        steps["more"] = "in every run"
+        steps["more"] = _in_each_run(content)
         return [{"what": "arms × seeds", "value": runs, "more": ""}, problems, steps]
     problems["more"] = f"{whole(arm['kept'])} kept, as noisy as {whole(arm['ess'])} of equal weight"
     steps["more"] = f"in {fixed(cost['training']['seconds'], 1)} s"
     return [*(_accuracy_fact(measure) for measure in whole_sets(content)[:2]), problems, steps]
+
+
+def _in_each_run(content: Mapping[str, Any]) -> str:
+    """Whether the first arm's number of steps is that of all runs; a budget in tokens or seconds gives each
+    its own."""
+    steps = {len(seed["points"]) for loss in content["loss"] for seed in loss["seeds"]}
+    return "in every run" if len(steps) == 1 else f"from {whole(min(steps))} to {whole(max(steps))} by run"
 
 
 def _accuracy_fact(measure: Mapping[str, Any]) -> dict[str, str]:

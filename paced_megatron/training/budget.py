@@ -157,7 +157,7 @@ def without_texts(spent: Spent, budget: Budget) -> str:
     """What is said of a stage that ends because nothing is on the frontier any more."""
     return (
         f"the last {spent.empty_steps} steps had nothing on the frontier, and such steps do not spend "
-        f"{budget.key}={budget.amount:g}, so training ends with step {spent.steps} ({spent.tokens} tokens): "
+        f"{budget.key}={budget.amount}, so training ends with step {spent.steps} ({spent.tokens} tokens): "
         "bring problems nearer to the frontier, raise rollout.attempts or training.global_batch_size, or end "
         "with the stage before"
     )

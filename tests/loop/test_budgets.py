@@ -134,6 +134,8 @@ def test_killed_between_the_last_checkpoint_and_training_json_it_is_written_with
     recipe = recipe_with(tmp_path)
     adopt(recipe)
     (run / "stage-1/training.json").unlink()
+    assert main(["evaluate", str(recipe)]) == 2
+    assert "put it back, or remove hf/ beside it and run `paced train --stage 1`" in capsys.readouterr().err
     shutil.rmtree(run / "stage-1/hf")
     assert main(["export", str(recipe)]) == 2
     assert "training.json is missing: run `paced train --stage 1` first" in capsys.readouterr().err

@@ -11,9 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from hand_made_runs import LOSSES, WEIGHTS, config_dict, write_run
-from paced_megatron.report.content import Arm, _loss
+from paced_megatron.report.page import _in_each_run
+from paced_megatron.report.palette import LIGHT
+from paced_megatron.report.pictures.canvas import WIDE, Canvas
+from paced_megatron.report.pictures.loss import stage_borders
+from paced_megatron.report.steps import loss_curve
 from paced_megatron.report.write import read_content
 
 
@@ -103,10 +108,30 @@ def test_seeds_that_end_a_stage_with_other_steps_begin_the_next_together_and_are
         ]
         return SimpleNamespace(config=SimpleNamespace(seed=seed), stages=stages)
 
-    found = _loss(Arm("arm", {}, [run(1, (8, 4, 2), (1,)), run(2, (4, 2), (3, 5))]))
+    found = loss_curve("arm", [run(1, (8, 4, 2), (1,)), run(2, (4, 2), (3, 5))])
     assert found["stages"] == [[0.5, 1], [3.5, 2]]
-    assert found["seeds"][1]["points"] == [[1, 4], [2, 2], [4, 3], [5, 5]]
+    assert found["seeds"][1]["points"] == [(1, 4), (2, 2), (4, 3), (5, 5)]
     assert found["mean"] == [[1, 6], [2, 3], [4, 2]]
+
+
+def test_runs_that_end_with_other_steps_are_not_said_to_take_the_same():
+    def facts(*steps: int) -> Any:
+        losses = [{"seeds": [{"points": [[1, 0.5]] * number}]} for number in steps]
+        return _in_each_run({"loss": losses})
+
+    assert facts(3, 3) == "in every run"
+    assert facts(3, 1200, 7) == "from 3 to 1\u2009200 by run"
+
+
+def test_where_arms_begin_a_stage_at_other_steps_each_has_a_border_of_its_own():
+    def borders(*begins: float) -> list[float]:
+        axes = Figure().add_subplot()
+        losses = [{"stages": [[0.5, 1], [begin, 2]]} for begin in begins]
+        stage_borders(Canvas(WIDE, LIGHT), axes, losses)
+        return [float(line.get_xdata()[0]) for line in axes.lines]
+
+    assert borders(3.5, 3.5) == [3.5]
+    assert borders(3.5, 7.5) == [3.5, 7.5]
 
 
 def test_an_experiments_intervals_are_over_seeds(experiment_report: Any):

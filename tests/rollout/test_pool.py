@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -88,6 +89,36 @@ def test_one_free_place_is_filled_when_no_other_has_become_free_for_a_while(
         server.end(*group)
     run.join(LONG_S)
     assert not run.is_alive()
+
+
+def test_a_run_that_is_left_while_places_are_gathered_asks_for_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A POST after the servers were told to abort would be made to its end for nobody."""
+    monkeypatch.setattr(pool, "GATHER_S", LONG_S)
+    monkeypatch.setattr(pool, "JOIN_S", 0.5)  # threads that wait for an attempt stay behind
+    server = Server()
+    requests = [Request("problem", index, (1, 2), index) for index in range(12)]
+    run = Pool(requests, HOW, [(server, 8)])
+    units = run.run()
+    threading.Thread(target=lambda: (server.groups.get(timeout=LONG_S), server.end(0)), daemon=True).start()
+    assert [completion.request.index for completion in first_of(units)] == [0]
+    assert eventually(lambda: run._lanes[0].gathering)
+    units.close()
+    with pytest.raises(queue.Empty):
+        server.groups.get(timeout=0.3)
+    server.end(*range(1, 8))
+
+
+def first_of(units: Iterator[list[Completion]]) -> list[Completion]:
+    return next(unit for unit in units if unit)
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + LONG_S
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return is_so()
 
 
 def test_attempts_that_are_fewer_than_the_free_places_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +31,7 @@ from paced_megatron.training.budget import (
     tokens_of,
     write_ended,
 )
+from paced_megatron.training.checkpoints.state import spent_in
 from paced_megatron.training.examples import Example
 from paced_megatron.training.optimizer import make_schedule
 from paced_megatron.training.order import paced_batches
@@ -128,6 +131,12 @@ def test_the_last_step_is_read_from_training_json_and_known_before_only_of_steps
     folder.training.write_text("{}")
     with pytest.raises(UserError, match=r"training.json can't be read .*`paced train` writes it again"):
         last_step(folder, TOKENS)
+
+
+def test_a_checkpoint_of_a_time_without_budgets_has_spent_its_steps() -> None:
+    assert spent_in({"iteration": 7}) == Spent(steps=7)
+    spent = Spent(7, 104, 1.5, 2)
+    assert spent_in(json.loads(json.dumps({"iteration": 7, "spent": asdict(spent)}))) == spent
 
 
 CLOCKS = (0.25, 1.0)  # seconds between two looks at the clock, of ranks 0 and 1

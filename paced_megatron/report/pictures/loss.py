@@ -155,9 +155,13 @@ def _thinned(points: Sequence[Sequence[float | None]]) -> list[Sequence[float | 
 
 
 def stage_borders(canvas: Canvas, axes: Axes, losses: Sequence[dict[str, Any]]) -> None:
-    for step, stage in losses[0]["stages"][1:] if losses else ():
-        axes.axvline(step, color=canvas.colours["muted"], linewidth=0.75, linestyle=(0, (2, 2)))
-        axes.annotate(
-            f"stage {stage}", (step, 1), xycoords=("data", "axes fraction"), xytext=(4, -2),
-            textcoords="offset points", va="top", fontsize=8, color=canvas.colours["muted"],
-        )  # fmt: skip
+    """Where stages begin; each arm's in its colour, one label below another, where arms differ in it."""
+    alike = all(loss["stages"] == losses[0]["stages"] for loss in losses)
+    for number, loss in enumerate(losses[:1] if alike else losses):
+        colour = canvas.colours["muted"] if alike else arm_style(canvas, number)["color"]
+        for step, stage in loss["stages"][1:]:
+            axes.axvline(step, color=colour, linewidth=0.75, linestyle=(0, (2, 2)))
+            axes.annotate(
+                f"stage {stage}", (step, 1), xycoords=("data", "axes fraction"), xytext=(4, -2 - 10 * number),
+                textcoords="offset points", va="top", fontsize=8, color=colour,
+            )  # fmt: skip
