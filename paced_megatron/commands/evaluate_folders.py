@@ -113,8 +113,8 @@ def _tasks(
     benchmarks: Sequence[ProblemList],
     protocol: Protocol,
 ) -> list[Task]:
-    """Each model on each benchmark, with its weights still to be read. Everything about them that can be wrong
-    is found here."""
+    """Each model on each benchmark, its weights still to be read. Everything about them that can be wrong is
+    found here."""
     engine = "sglang" if options.url or options.launch else "embedded"
     tasks: list[Task] = []
     for target in targets if benchmarks else ():
