@@ -252,7 +252,11 @@ def test_a_yaml_is_the_phase_and_takes_no_benchmark(
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     assert main(["evaluate", str(recipe), "--benchmark", str(problems)]) == 2
-    assert "--benchmark and --forgetting are for folders" in capsys.readouterr().err
+    assert "--benchmark is for folders" in capsys.readouterr().err
+    assert main(["evaluate", str(recipe), "--no-thinking"]) == 2
+    assert "--thinking is for folders" in capsys.readouterr().err
+    assert main(["evaluate", str(recipe), "--limit", "5"]) == 2
+    assert "--limit is for folders; " in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "training.lrr=1"]) == 2
     assert "training.lrr" in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "--stage", "2"]) == 2
