@@ -18,6 +18,24 @@ PHASE = phases.Verb(
     phases.phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
 )
 YAML = (".yaml", ".yml")
+# Those of folders alone whose default is none.
+FOR_FOLDERS = (
+    "benchmark",
+    "data",
+    "field",
+    "attempts",
+    "pass_at",
+    "max_new_tokens",
+    "thinking",
+    "prompts_of",
+    "limit",
+    "out",
+    "url",
+    "launch",
+    "forgetting",
+    "forgetting_fewshot",
+    "forgetting_include_path",
+)
 USAGE = Usage(
     description="Of a run's YAML: accuracy of the exported student on the held-out problems, as `paced run` "
     "has it. Of the folders of models or runs (a run stands for its last stage's student): avg@k, pass@k and "
@@ -135,6 +153,16 @@ def add(verbs: Any) -> None:
     command.set_defaults(run=run)
 
 
+def _refuse_those_for_folders(options: argparse.Namespace, config: str) -> None:
+    """Raise UserError for the first of them that was given; a phase would go its own way without a word."""
+    for name in FOR_FOLDERS:
+        if getattr(options, name) not in (None, [], ()):
+            raise UserError(
+                f"--{name.replace('_', '-')} is for folders; {config} has keys for that (problems.test, "
+                "evaluation.*), which key=value replaces"
+            )
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -146,11 +174,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """The phase, or the models; returns the exit code. Raises UserError."""
     first, *rest = options.targets
     if Path(first).suffix.lower() in YAML:
-        if options.benchmark or options.forgetting:
-            raise UserError(
-                f"--benchmark and --forgetting are for folders; {first} names its own (problems.test, "
-                "evaluation.forgetting_tasks)"
-            )
+        _refuse_those_for_folders(options, first)
         return phases.run_verb(PHASE, Path(first), rest, options.stage, argv)
     if options.stage is not None:
         raise UserError("--stage is for a run's YAML; name the folder stage-N/hf of a run instead")

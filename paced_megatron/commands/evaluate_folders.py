@@ -53,6 +53,7 @@ def evaluate_folders(options: argparse.Namespace) -> int:
     setting = _engine(options, targets, out, console)
     tasks = _tasks(options, targets, benchmarks, protocol)
     check_forgetting(options)
+    tasks = _fingerprinted(tasks)
     if tasks:
         with JobEngine(setting) as engines:
             measurements = evaluate(tasks, engines, console)
@@ -112,7 +113,8 @@ def _tasks(
     benchmarks: Sequence[ProblemList],
     protocol: Protocol,
 ) -> list[Task]:
-    """Each model on each benchmark. Everything about them that can be wrong is found here."""
+    """Each model on each benchmark, its weights still to be read. Everything about them that can be wrong is
+    found here."""
     engine = "sglang" if options.url or options.launch else "embedded"
     tasks: list[Task] = []
     for target in targets if benchmarks else ():
@@ -124,8 +126,12 @@ def _tasks(
             make_task(target, one, protocol, tokenizer=tokenizer, weights="", engine=engine, out=out)
             for one in benchmarks
         ]
-    # Last, since it reads every byte of the models.
-    weights = {target: fingerprint(target.folder) for target in targets} if tasks else {}
+    return tasks
+
+
+def _fingerprinted(tasks: Sequence[Task]) -> list[Task]:
+    """Last, since it reads every byte of the models."""
+    weights = {target: fingerprint(target.folder) for target in dict.fromkeys(task.target for task in tasks)}
     return [replace(task, weights=weights[task.target]) for task in tasks]
 
 

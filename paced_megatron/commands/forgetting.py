@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from paced_megatron.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +41,21 @@ def check_forgetting(options: argparse.Namespace) -> None:
     """Load the tasks before any model. Raises UserError."""
     from paced_megatron.evaluation.forgetting import check_tasks
 
-    if options.forgetting:
-        check_tasks(options.forgetting, options.forgetting_include_path, FLAG)
+    fewshot, include_path = options.forgetting_fewshot, options.forgetting_include_path
+    if not options.forgetting:
+        if fewshot is not None or include_path is not None:
+            raise UserError(f"--forgetting-fewshot and --forgetting-include-path are for {FLAG} TASK")
+        return
+    for task in options.forgetting:
+        if options.forgetting.count(task) > 1:
+            raise UserError(f"{FLAG} {task}: named twice")
+    if fewshot is not None and fewshot < 0:
+        raise UserError(f"--forgetting-fewshot {fewshot}: has to be at least 0")
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit {options.limit}: at least 1 document is needed")
+    if include_path is not None and not include_path.is_dir():
+        raise UserError(f"--forgetting-include-path {include_path}: no such folder")
+    check_tasks(options.forgetting, include_path, FLAG)
 
 
 def evaluate_forgetting(
@@ -55,6 +71,9 @@ def evaluate_forgetting(
         folders: name -> Hugging Face folder; the first is `before`.
         out: where `forgetting/NAME-TASK.jsonl` are kept; what is there isn't made again.
         check: as `measure_missing` has it.
+
+    Raises:
+        UserError: `out` can't be written, or another process is at work in it; a file in it is broken.
     """
     if not options.forgetting:
         return
@@ -68,17 +87,19 @@ def evaluate_forgetting(
         name: {task: out / "forgetting" / f"{name}-{task}.jsonl" for task in options.forgetting}
         for name in folders
     }
-    for name, folder in folders.items():
-        measure_missing(
-            f"{name}: lm-eval",
-            files[name],
-            _asked(options),
-            folder,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            log=out / "logs" / "lm-eval.log",
-            console=console,
-            check=check,
-        )
+    with ExitStack() as held:
+        _claim(out / "forgetting", held)
+        for name, folder in folders.items():
+            measure_missing(
+                f"{name}: lm-eval",
+                files[name],
+                _asked(options),
+                folder,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                log=out / "logs" / "lm-eval.log",
+                console=console,
+                check=check,
+            )
     first, *others = folders
     for task in options.forgetting:
         before = read_measurement(files[first][task])
@@ -96,6 +117,18 @@ def evaluate_forgetting(
                 continue
             for one in forgotten(before, after):
                 say(console, f"{name} against {first}: {in_words(one)}")
+
+
+def _claim(folder: Path, held: ExitStack) -> None:
+    """The folder for this process alone."""
+    from paced_megatron.runtime.run_lock import run_lock
+
+    try:
+        held.enter_context(run_lock(folder))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: can't be written ({error.strerror}); name a place for the results in --out"
+        ) from None
 
 
 def _asked(options: argparse.Namespace) -> Asked:

@@ -119,7 +119,7 @@ def over_problems(values: Sequence[float], within: tuple[float, float] | None = 
 
 
 def _tail(problems: int) -> float:
-    """What to leave out at either end: 0.025 for many problems, 0.0177 for 30.
+    """What to leave out at either end: 0.025 for many problems, 0.0188 for 30.
 
     A resample's variance is (n-1)/n of the sample's, and a mean of few has Student's distribution.
     """

@@ -12,7 +12,7 @@ from paced_megatron.training.budget import end_of
 
 def is_finished(run: RunFolder, config: Config) -> bool:
     """Whether all that the configuration asks for is there: the export, the last evaluation, the pass rates
-    after."""
+    after, what lm-eval's tasks say."""
     last = run.stage(len(config.stages))
     if not last.student.exists():
         return False
@@ -21,10 +21,19 @@ def is_finished(run: RunFolder, config: Config) -> bool:
     end = end_of(run, config)
     if end is None:
         return False
+    if not _forgetting_is_measured(run, config, end):
+        return False
     if config.problems.test is None:
         return True
     measured = {row.key for row in read_rows(run.evaluation)}
     return all((*end, *kind) in measured for kind in planned(config))
+
+
+def _forgetting_is_measured(run: RunFolder, config: Config, end: tuple[int, int]) -> bool:
+    """Whether each of evaluation.forgetting_tasks was, and the summary is written, which comes last."""
+    tasks, (stage, step) = config.evaluation.forgetting_tasks, end
+    measured = all(run.stage(stage).forgetting(step, task).exists() for task in tasks)
+    return measured and (not tasks or run.forgetting.exists())
 
 
 def missing_runs(experiment: Experiment) -> list[tuple[str, int]]:

@@ -27,6 +27,8 @@ MARKER = "<!-- Written by paced_megatron, which writes it again as long as this 
 CARD = "README.md"
 # Of the configuration: where and on what this machine ran, which nobody else can use.
 _LEFT_OUT = {"rollout": ("urls", "teacher_urls", "launch"), "logging": None, "run_dir": None}
+# Keys whose value is a text, though it may begin as a path does: Qwen3's "/no_think".
+_TEXTS = ("system_prompt", "template", "answer_marker")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -154,7 +156,7 @@ def public_recipe(config: Config) -> str:
 
 def _named(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _named(item) for key, item in value.items()}
+        return {key: item if key in _TEXTS else _named(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_named(item) for item in value]
     if isinstance(value, str) and value.startswith(("/", "hf:///")) and "\n" not in value:

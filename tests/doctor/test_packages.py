@@ -165,11 +165,15 @@ def test_an_extra_that_is_missing_is_noted_with_its_command(found, monkeypatch, 
     assert finding.status is Status.NOTE and "pip install -e '.[" in finding.remedy
 
 
-def test_data_sets_and_trackers_are_problems_where_the_run_asks_for_them(found, asked, monkeypatch):
+def test_data_sets_lm_eval_and_trackers_are_problems_where_the_run_asks_for_them(found, asked, monkeypatch):
     monkeypatch.setattr(extras, "version", _versions(tensorboard="2"))
     finding = found("datasets", asked("problems.train=hf://openai/gsm8k"))
     assert finding.status is Status.PROBLEM and "hf://openai/gsm8k" in finding.says
     assert found("datasets", asked()).status is Status.NOTE
+    finding = found("datasets", asked("problems.forgetting=hf://openai/gsm8k"))
+    assert finding.status is Status.PROBLEM
+    finding = found("lm-eval", asked("evaluation.forgetting_tasks=[mmlu]"))
+    assert finding.status is Status.PROBLEM and "evaluation.forgetting_tasks" in finding.says
     assert found("trackers", asked("logging.tensorboard=true")).status is Status.OK
     finding = found("trackers", asked("logging.wandb_project=mine"))
     assert finding.status is Status.PROBLEM and finding.remedy == "pip install wandb"

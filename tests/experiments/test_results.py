@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hand_made_runs import HELD_OUT, write_experiment
 from paced_megatron.errors import UserError
-from paced_megatron.experiments.experiment import BEFORE
+from paced_megatron.experiments.experiment import BEFORE, read_experiment
+from paced_megatron.experiments.finished import is_finished
 from paced_megatron.experiments.results import Comparison, read_comparison, write_comparison
 from paced_megatron.run_folder import ExperimentFolder
 
@@ -112,6 +114,17 @@ def test_a_finished_run_without_its_metrics_or_attempts_is_named_with_the_file(f
     (folder / "arms/paced/seed-5/stage-1/evaluation/step-0000003/test-sampled.jsonl").unlink()
     with pytest.raises(UserError, match=r"step-0000003/test-sampled\.jsonl is missing"):
         read_comparison(folder)
+
+
+def test_a_run_is_finished_only_with_what_was_forgotten_where_that_is_asked_for(folder: Path) -> None:
+    experiment = read_experiment(ExperimentFolder(folder))
+    config, run = experiment.config("paced", 4), experiment.folder.arm("paced", 4)
+    asking = replace(config, evaluation=replace(config.evaluation, forgetting_tasks=["sums"]))
+    assert is_finished(run, config) and not is_finished(run, asking)
+    run.stage(1).forgetting(3, "sums").write_text("{}\n")
+    assert not is_finished(run, asking)  # the summary comes last
+    run.forgetting.write_text("{}")
+    assert is_finished(run, asking)
 
 
 def test_the_files_say_what_the_comparison_says(folder: Path) -> None:

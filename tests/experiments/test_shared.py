@@ -20,6 +20,7 @@ def folders(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
     shared.stage(1).attempts.write_text('{"a": 1}\n')
     shared.stage(1).pass_rates.write_text('{"weights": "of the base"}\n')
     shared.stage(1).evaluation_attempts(0, "test", "sampled").write_text('{"b": 2}\n')
+    shared.stage(1).forgetting(0, "sums").write_text('{"c": 4}\n')
     shared.timings.write_text('{"seconds": 3}\n')
     record_shared(shared)
     link_shared(shared, arm)
@@ -35,7 +36,12 @@ def test_an_arm_gets_the_files_of_its_seed_but_weighs_for_itself(
     assert not arm.stage(1).pass_rates.exists()
     assert arm.timings.read_text() == shared.timings.read_text()
     entries = json.loads(arm.shared.read_text())
-    assert sorted(entries) == ["stage-1/attempts.jsonl", "stage-1/evaluation/step-0000000/test-sampled.jsonl"]
+    step = "stage-1/evaluation/step-0000000"
+    assert sorted(entries) == [
+        "stage-1/attempts.jsonl",
+        f"{step}/forgetting-sums.jsonl",
+        f"{step}/test-sampled.jsonl",
+    ]
     assert {entry["from"] for entry in entries.values()} == {"../../../shared/seed-1"}
     for folder in folders:
         check_shared(folder)

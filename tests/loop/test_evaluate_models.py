@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from loop.forked import Forkery
-from loop.recipes import QUICKSTART, records, write_recipe
+from loop.recipes import QUICKSTART, ROOT, records, write_recipe
 from paced_megatron.cli import main
+from paced_megatron.commands import evaluate_folders
 from paced_megatron.config.io import dump_config, load_config
+from paced_megatron.evaluation.forgotten import forgotten, in_words, read_measurement
 from paced_megatron.evaluation.measurement import read_measurements
 from paced_megatron.exit_codes import STOPPED
 from paced_megatron.rollout.embedded import EmbeddedEngine
@@ -23,6 +25,7 @@ STUDENT, TEACHER = QUICKSTART / "student", QUICKSTART / "teacher"
 ASKED = ["--prompts-of", str(QUICKSTART / "quickstart.yaml"), "--max-new-tokens", "24"]
 # Every 20th problem, of all levels; the student solves some of them at temperature 1.
 TWENTY = 20
+OWN_TASKS = ["--forgetting-include-path", str(ROOT / "tests" / "evaluation" / "tasks")]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +176,18 @@ def test_a_run_is_evaluated_by_its_last_student(
         (["--benchmark", "FILE", "--launch", "/nowhere/python"], ["--launch /nowhere/python"]),
         (["--benchmark", "FILE", "--prompts-of", "/nowhere.yaml"], ["/nowhere.yaml: no such file"]),
         (["--benchmark", "FILE", "--prompts-of", "/tmp"], ["--prompts-of /tmp", "config.yaml"]),
+        (
+            ["--benchmark", "FILE", *ASKED, "--forgetting", "none", *OWN_TASKS],
+            ["--forgetting", "no task none"],
+        ),
+        (["--forgetting", "tiny_sorting", "--forgetting", "tiny_sorting", *OWN_TASKS], ["named twice"]),
+        (["--forgetting", "tiny_sorting", *OWN_TASKS, "--limit", "0"], ["--limit 0"]),
+        (["--forgetting", "x", "--forgetting-fewshot", "-1"], ["--forgetting-fewshot -1"]),
+        (
+            ["--forgetting", "x", "--forgetting-include-path", "/nowhere"],
+            ["--forgetting-include-path /nowhere"],
+        ),
+        (["--benchmark", "FILE", *ASKED, *OWN_TASKS], ["are for --forgetting TASK"]),
     ],
 )
 def test_a_mistake_is_one_line_before_any_model_is_loaded(
@@ -181,13 +196,40 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     problems: Path,
     tmp_path: Path,
     no_model: None,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # Nor are its weights read, at about a second a GB.
+    monkeypatch.setattr(evaluate_folders, "fingerprint", None)
     given = [str(problems) if argument == "FILE" else argument for argument in arguments]
     assert main(["evaluate", str(STUDENT), *given, "--out", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and all(word in lines[0] for word in words), lines
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("with_benchmark", [False, True])
+def test_what_was_forgotten_is_told_with_and_without_a_benchmark(
+    with_benchmark: bool,
+    problems: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, twin = tmp_path / "out", tmp_path / "other" / "student"  # two of one name
+    shutil.copytree(TEACHER, twin)
+    asking = [*asked(problems), "--limit", "6"] if with_benchmark else []
+    forgetting = ["--forgetting", "tiny_sorting", *OWN_TASKS]
+    assert main(["evaluate", str(STUDENT), str(twin), *asking, *forgetting, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    first, second = "quickstart-student", "other-student"
+    files = [out / "forgetting" / f"{name}-tiny_sorting.jsonl" for name in (first, second)]
+    before, after = map(read_measurement, files)
+    assert before is not None and after is not None
+    (lost,) = forgotten(before, after)
+    assert f"{second} against {first}: {in_words(lost)}\n" in said
+    # --limit is the verb's own; 56 documents are all.
+    assert lost.documents == (6 if with_benchmark else 56) and before.weights != after.weights
+    assert (out / "results.json").exists() == with_benchmark
 
 
 def test_a_folder_that_is_no_model_and_one_that_cannot_be_written_are_named(
@@ -199,6 +241,10 @@ def test_a_folder_that_is_no_model_and_one_that_cannot_be_written_are_named(
     assert main(["evaluate", str(STUDENT), *asked(problems, "--out", tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "can't be written" in line and "--out" in line
+    forgetting = ["--forgetting", "tiny_sorting", *OWN_TASKS, "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(STUDENT), *forgetting]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "can't be written" in line and "--out" in line
 
 
 def test_a_yaml_is_the_phase_and_takes_no_benchmark(
@@ -207,6 +253,10 @@ def test_a_yaml_is_the_phase_and_takes_no_benchmark(
     recipe = write_recipe(tmp_path / "recipe")
     assert main(["evaluate", str(recipe), "--benchmark", str(problems)]) == 2
     assert "--benchmark is for folders" in capsys.readouterr().err
+    assert main(["evaluate", str(recipe), "--no-thinking"]) == 2
+    assert "--thinking is for folders" in capsys.readouterr().err
+    assert main(["evaluate", str(recipe), "--limit", "5"]) == 2
+    assert "--limit is for folders; " in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "training.lrr=1"]) == 2
     assert "training.lrr" in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "--stage", "2"]) == 2

@@ -89,9 +89,11 @@ def test_people_read_the_numbers_with_their_intervals(card: str) -> None:
 
 def test_the_recipe_in_it_is_the_runs_own_and_no_path_of_this_machine_is(tmp_path: Path) -> None:
     home = tmp_path / "secret"
+    problems = {"train": "train.jsonl", "test": "test.jsonl", "prompts": {"system_prompt": "/no_think"}}
     config = configuration(
         home / "run",
         rollout={"engine": "sglang", "urls": ["http://node17.cluster:30000"], "attempts": 4},
+        problems=problems,
         seed=77,
     )
     text = model_card(config, 1, data=[], last_step=4, rows=[], forgetting={}, environment={})
@@ -100,6 +102,7 @@ def test_the_recipe_in_it_is_the_runs_own_and_no_path_of_this_machine_is(tmp_pat
     (tmp_path / "recipe.yaml").write_text(recipe)
     again = load_config(tmp_path / "recipe.yaml", ["run_dir=runs/again", "rollout.urls=[http://here:1]"])
     assert (again.seed, again.stages, again.pacing) == (77, config.stages, config.pacing)
+    assert again.problems.prompts == config.problems.prompts
 
 
 def test_a_card_that_somebody_wrote_is_left_alone_and_ours_is_written_anew(tmp_path: Path, card: str) -> None:

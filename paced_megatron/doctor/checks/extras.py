@@ -11,12 +11,16 @@ from paced_megatron.problems.rows import HUB
 
 def check_lm_eval(asked: Asked) -> Finding:
     """Benchmarks for what a student forgot."""
-    return _extra("eval", "lm-eval", "benchmarks such as MMLU")
+    tasks = [] if asked.config is None else asked.config.evaluation.forgetting_tasks
+    return _extra(
+        "eval", "lm-eval", "benchmarks such as MMLU", "evaluation.forgetting_tasks" if tasks else ""
+    )
 
 
 def check_datasets(asked: Asked) -> Finding:
     """Problems from Parquet and from Hugging Face data sets."""
-    sources = [] if asked.config is None else [asked.config.problems.train, asked.config.problems.test]
+    problems = None if asked.config is None else asked.config.problems
+    sources = [] if problems is None else [problems.train, problems.test, problems.forgetting]
     wanted = [one for one in sources if one and (one.startswith(HUB) or one.endswith(".parquet"))]
     return _extra("data", "datasets", "problems from Parquet or a Hugging Face data set", ", ".join(wanted))
 
