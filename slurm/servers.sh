@@ -211,8 +211,8 @@ on_given_up() { # USR2, from a keeper
         done
         [ "$left" = gone ] || continue
         SERVERS_GONE="no server of the $kind is left: each has died $SERVER_STARTS times (SERVER_STARTS); see their logs in $PACED_LOG_DIR"
-        say "$SERVERS_GONE; the ranks are told to save"
-        [ -z "$STEP_NAME" ] || tell_to_stop "$STEP_NAME" &
+        say "$SERVERS_GONE"
+        stop_ranks "no server is left" # those that have not begun do not begin
     done
 }
 
