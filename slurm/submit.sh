@@ -145,7 +145,7 @@ check_plan() {
 
 # -- the job -----------------------------------------------------------------------------------------------------------
 
-prepare_job() { # NAME: sets SCRIPT and OPTIONS for VERB
+prepare_job() { # NAME: sets SCRIPT and OPTIONS for VERB; makes the folder of logs
     SCRIPT=$PACED_REPO/slurm/$(script_of "$VERB")
     sbatch_options "$1"
     if [ -n "$HET" ]; then
@@ -153,6 +153,8 @@ prepare_job() { # NAME: sets SCRIPT and OPTIONS for VERB
         [ "$GPUS_PER_NODE" -eq 0 ] || OPTIONS+=(--gpus-per-node="$GPUS_PER_NODE")
     fi
     check_submission "$SCRIPT" "${ARGUMENTS[@]}"
+    [ -n "$DRY_RUN" ] || mkdir -p "$PACED_LOG_DIR" \
+        || fail "$PACED_LOG_DIR: no folder can be made there; see LOG_DIR in $PACED_CLUSTER_ENV"
 }
 
 sbatch_options() { # NAME: sets OPTIONS, of cluster.env and the layout
@@ -211,9 +213,6 @@ main() {
     shape_of_job
     check_servers
     export VERB STAGE PACED_LOG_DIR SERVER_NODES
-    if [ -z "$DRY_RUN" ]; then
-        mkdir -p "$PACED_LOG_DIR" || fail "$PACED_LOG_DIR: no folder can be made there; see LOG_DIR in $PACED_CLUSTER_ENV"
-    fi
     if [ -n "$CHAIN" ]; then
         submit_chain
         return
