@@ -14,6 +14,7 @@
 
 SERVING=()          # nodes
 SERVER_OPTIONS=()   # of srun
+SERVER_CONTAINER=() # of srun, too
 SERVER_OVERRIDES=() # of `paced`: where the servers are
 KEEPERS=()
 SERVED=() # for each server "KIND HOST PORT NAME"
@@ -85,6 +86,7 @@ start_servers() { # NODE...
     per_node=$(servers_per_node) || exit
     [ -z "$SERVED_STUDENT" ] || [ -z "$SERVED_TEACHER" ] || [ $(($# * per_node)) -ge 2 ] \
         || fail "the teacher is of another size than the student and needs a server of its own: there is room for one only; SERVERS_PER_NODE, SERVER_NODES"
+    server_container
     log_dir
     server_key
     rm -f "$PACED_LOG_DIR/$SLURM_JOB_ID-"*.given-up # of a start before a requeue
@@ -106,6 +108,12 @@ start_servers() { # NODE...
     wait_for_servers
     SERVER_OVERRIDES=("rollout.launch={}" "rollout.urls=$(urls student teacher)")
     [ -z "$SERVED_TEACHER" ] || SERVER_OVERRIDES+=("rollout.teacher_urls=$(urls teacher)")
+}
+
+server_container() { # also where the ranks have none
+    local CONTAINER_IMAGE=${SERVER_IMAGE:-$CONTAINER_IMAGE} CONTAINER_OPTIONS=()
+    [ -z "$CONTAINER_IMAGE" ] || container_options
+    SERVER_CONTAINER=("${CONTAINER_OPTIONS[@]}")
 }
 
 urls() { # KIND...: those of the first kind of which there are servers, as a list in YAML
@@ -146,16 +154,14 @@ server_port() { # NODE PLACE NUMBER
 # -- a server's keeper, in the background -----------------------------------------------------------------------------
 
 keep_server() { # NAME NODE PLACE PORT MODEL
-    local name=$1 node=$2 place=$3 port=$4 model=$5 start=0 began code step="" log image=()
+    local name=$1 node=$2 place=$3 port=$4 model=$5 start=0 began code step="" log
     log=$PACED_LOG_DIR/$SLURM_JOB_ID-$name-$node-$place.log
-    image=("${CONTAINER_OPTIONS[@]}")
-    [ -z "$SERVER_IMAGE" ] || image=("${image[@]/#--container-image=*/--container-image=$SERVER_IMAGE}")
     trap '[ -z "$step" ] || kill "$step" 2>/dev/null; wait; exit 0' TERM
     while [ "$start" -lt "$SERVER_STARTS" ]; do
         start=$((start + 1)) began=$SECONDS
         # It takes none of the ranks' cores or memory away from them (--overlap, --mem=0).
         env -u SRUN_CPUS_PER_TASK srun --job-name="$name" --overlap --mem=0 --export=ALL --nodes=1 --ntasks=1 \
-            --nodelist="$node" "${SERVER_OPTIONS[@]}" --output="$log" --open-mode=append "${image[@]}" \
+            --nodelist="$node" "${SERVER_OPTIONS[@]}" --output="$log" --open-mode=append "${SERVER_CONTAINER[@]}" \
             bash "$PACED_REPO/slurm/serve.sh" "$SERVER_PYTHON" "$model" "$node" "$port" "$SERVER_GPUS" "$place" \
             "${LAUNCH_ENV[@]}" -- "${LAUNCH_ARGS[@]}" &
         step=$!
@@ -211,8 +217,8 @@ on_given_up() { # USR2, from a keeper
         done
         [ "$left" = gone ] || continue
         SERVERS_GONE="no server of the $kind is left: each has died $SERVER_STARTS times (SERVER_STARTS); see their logs in $PACED_LOG_DIR"
-        say "$SERVERS_GONE; the ranks are told to save"
-        [ -z "$STEP_NAME" ] || tell_to_stop "$STEP_NAME" &
+        say "$SERVERS_GONE"
+        stop_ranks "no server is left" # those that have not begun do not begin
     done
 }
 

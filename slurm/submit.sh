@@ -59,7 +59,7 @@ read_arguments() { # sets what is above, and ARGUMENTS
 
 script_of() { # VERB
     local with_servers=""
-    has_servers && with_servers=yes
+    has_servers "$1" && with_servers=yes
     case ${HET:+het}:$1:$with_servers in
         het:*) echo het.sbatch ;;
         :run:* | :train:yes) echo run.sbatch ;;
@@ -69,8 +69,8 @@ script_of() { # VERB
     esac
 }
 
-has_servers() { # whether the job starts SGLang servers (servers.sh)
-    [ "${ENGINE:-}" = sglang ] && [ "${URLS:-}" = no ]
+has_servers() { # VERB: whether its job starts SGLang servers (servers.sh)
+    [[ " $SERVED " == *" $1 "* ]]
 }
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ check_port() {
         || fail "$PACED_CLUSTER_ENV: MASTER_PORT=$MASTER_PORT is taken on this machine; choose another, or \"\": each job finds a free one"
 }
 
-read_recipe() { # sets WORLD_SIZE, NODES, RANKS_PER_NODE, RUN_DIR, STAGES, ENGINE, URLS
+read_recipe() { # sets WORLD_SIZE, NODES, RANKS_PER_NODE, RUN_DIR, SERVED
     local facts recipe=${ARGUMENTS[0]}
     [ -f "$recipe" ] || fail "$recipe: no such recipe; examples/ has some"
     facts=$("$PYTHON" "$PACED_REPO/tools/recipe_facts.py" --ranks-per-node "$TASKS_PER_NODE" "${ARGUMENTS[@]}") || exit
@@ -129,7 +129,7 @@ read_recipe() { # sets WORLD_SIZE, NODES, RANKS_PER_NODE, RUN_DIR, STAGES, ENGIN
 
 check_servers() {
     [[ "$SERVER_NODES" =~ ^[0-9]+$ ]] || fail "SERVER_NODES='$SERVER_NODES' is no whole number"
-    [ -z "$HET" ] || has_servers || fail "--het: the recipe starts no SGLang servers (rollout.engine: sglang, rollout.launch)"
+    [ -z "$HET" ] || has_servers "$VERB" || fail "--het: for $VERB the recipe starts no SGLang servers (rollout.engine: sglang, rollout.launch)"
     [ -z "$HET" ] || [ "$SERVER_NODES" -ge 1 ] || fail "--het: SERVER_NODES=0; how many nodes have servers? See $PACED_CLUSTER_ENV"
     [ -z "$HET" ] || [ -z "$CHAIN" ] || fail "--het and --chain: one of them"
 }
@@ -145,7 +145,7 @@ check_plan() {
 
 # -- the job -----------------------------------------------------------------------------------------------------------
 
-prepare_job() { # NAME: sets SCRIPT and OPTIONS for VERB
+prepare_job() { # NAME: sets SCRIPT and OPTIONS for VERB; makes the folder of logs
     SCRIPT=$PACED_REPO/slurm/$(script_of "$VERB")
     sbatch_options "$1"
     if [ -n "$HET" ]; then
@@ -153,12 +153,14 @@ prepare_job() { # NAME: sets SCRIPT and OPTIONS for VERB
         [ "$GPUS_PER_NODE" -eq 0 ] || OPTIONS+=(--gpus-per-node="$GPUS_PER_NODE")
     fi
     check_submission "$SCRIPT" "${ARGUMENTS[@]}"
+    [ -n "$DRY_RUN" ] || mkdir -p "$PACED_LOG_DIR" \
+        || fail "$PACED_LOG_DIR: no folder can be made there; see LOG_DIR in $PACED_CLUSTER_ENV"
 }
 
 sbatch_options() { # NAME: sets OPTIONS, of cluster.env and the layout
     local nodes=$NODES gpus=$RANKS_PER_NODE
     case $SCRIPT in
-        */run.sbatch) if has_servers; then nodes=$((NODES + SERVER_NODES)) gpus=$GPUS_PER_NODE; fi ;;
+        */run.sbatch) if has_servers "$VERB"; then nodes=$((NODES + SERVER_NODES)) gpus=$GPUS_PER_NODE; fi ;;
         */rollout.sbatch) gpus=$GPUS_PER_NODE ;;
     esac
     OPTIONS=(--job-name="$1" --nodes="$nodes" --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task="$CPUS_PER_TASK"
@@ -188,7 +190,7 @@ show_line() { # for --dry-run
 }
 
 shape_of_job() { # nodes and ranks: the recipe's, or one rank where there is no recipe
-    NODES=1 RANKS_PER_NODE=1 RUN_DIR=$PWD
+    NODES=1 RANKS_PER_NODE=1 RUN_DIR=$PWD SERVED=""
     case ${ARGUMENTS[0]} in
         *.yaml | *.yml) read_recipe && check_plan ;;
         *) [[ "$VERB" = convert || "$VERB" = evaluate ]] || read_recipe ;;
@@ -211,9 +213,6 @@ main() {
     shape_of_job
     check_servers
     export VERB STAGE PACED_LOG_DIR SERVER_NODES
-    if [ -z "$DRY_RUN" ]; then
-        mkdir -p "$PACED_LOG_DIR" || fail "$PACED_LOG_DIR: no folder can be made there; see LOG_DIR in $PACED_CLUSTER_ENV"
-    fi
     if [ -n "$CHAIN" ]; then
         submit_chain
         return

@@ -10,8 +10,8 @@
 # whether the job starts again is Slurm's to say.
 
 STEP_NAME=""  # the step that is told to stop
-STOP_ASKED="" # set by both traps: no further step of ranks begins
-SIGNALLED=""  # set by both traps
+STOP_ASKED="" # set by every trap: no further step of ranks begins
+SIGNALLED=""  # set by every trap
 
 # bash runs a trap only between two commands, or within `wait`, which ends with it: hence steps in the background.
 wait_through_signals() { # PID: its code
@@ -37,22 +37,38 @@ on_term() {
 
 on_usr1() {
     SIGNALLED=1
-    [ -z "$STOP_ASKED" ] || return 0 # a second one would end the ranks at once, unsaved
+    stop_ranks USR1
+}
+
+stop_ranks() { # WHY
+    [ -z "$STOP_ASKED" ] || return 0 # told a second time they would end at once, unsaved
     STOP_ASKED=1
     [ -n "$STEP_NAME" ] || return 0
-    say "USR1: the ranks of step $STEP_NAME are told to save"
+    say "$1: the ranks of step $STEP_NAME are told to save"
     tell_to_stop "$STEP_NAME" & # bash does nothing else during a trap, and the step may not have begun yet
 }
 
-tell_to_stop() { # STEP NAME. Not `kill` of srun, which would end the ranks without asking them.
-    local step
+# Not by `kill` of srun, which would end the ranks without asking them. scancel sends the signal to all nodes of the job
+# and fails where one of them has no task of this step, as beside servers, although the ranks have it: so it is called
+# once only, when rank 0, which tells the others, has begun.
+tell_to_stop() { # STEP NAME
+    local step answer
     for _ in {1..60}; do
+        kill -0 $$ 2>/dev/null || return # the job's script has ended
         step=$(squeue --steps --noheader --jobs="$SLURM_JOB_ID" --format='%i %j' |
             awk -v name="$1" '$2 == name { print $1; exit }')
-        [ -n "$step" ] && scancel --signal=USR1 "$step" && return
+        if [ -n "$step" ] && has_begun "$1"; then
+            answer=$(scancel --signal=USR1 "$step" 2>&1) || [[ "$answer" == *"Invalid job id"* ]] \
+                || say "step $1: scancel --signal=USR1 $step: ${answer//$'\n'/; }"
+            return
+        fi
         sleep 1
     done
     say "step $1 could not be told to save: Slurm knows no such step"
+}
+
+has_begun() { # STEP NAME: task 0 writes this first (task.sh)
+    grep -q "^== .* start ${SLURM_RESTART_COUNT:-0} of " "$PACED_LOG_DIR/$SLURM_JOB_ID-$1-"*-0.log 2>/dev/null
 }
 
 finish() { # CODE: end the job with it; 75 (stopped, all is saved) has it queued again
@@ -63,11 +79,11 @@ finish() { # CODE: end the job with it; 75 (stopped, all is saved) has it queued
 }
 
 # Not so where somebody has cancelled the job, where Slurm has queued it, or where that was so long ago (this node's
-# slurmd died and we did not) that the job runs once more elsewhere.
+# slurmd died and we did not) that the job runs once more elsewhere. A controller that does not answer says none of that.
 is_this_start() {
     local job
     job=$(scontrol --oneliner show job "$SLURM_JOB_ID" | head -n 1)
-    [[ "$job" == *" JobState=RUNNING "* && "$job" == *" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]
+    [ -z "$job" ] || [[ "$job" == *" JobState=RUNNING "* && "$job" == *" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]
 }
 
 # What rank 0 said last: "paced: stopped by SIGUSR1: stage 1: step 7 of 12 is saved; ...". Each node it has been on has

@@ -8,10 +8,10 @@ node=${SLURMD_NODENAME:-$(hostname -s)} task=${SLURM_PROCID:-0} stopped=75
 stem=$PACED_LOG_DIR/$SLURM_JOB_ID-$name
 log=$stem-$node-$task.log
 exec 2>>"$log" # of bash itself, which tells of a command that was killed
+trap : TERM USR1 # the command hears them too, and has to end first; its code is ours
 echo "== $(date '+%F %T') start ${SLURM_RESTART_COUNT:-0} of $*" >>"$log"
 export PET_NODE_RANK=${SLURM_NODEID:-0} # torchrun's --node-rank, which no task could be given on srun's line
 
-trap : TERM USR1 # the command hears them too, and has to end first; its code is ours
 if [ "$task" -eq 0 ]; then
     "$@" </dev/null 2>&1 | (trap '' TERM USR1 INT && exec tee -a "$log")
     code=${PIPESTATUS[0]}

@@ -52,7 +52,7 @@ class Cluster:
         *command: str | Path,
         env: dict[str, str] | None = None,
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = 180,
         cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """A client's command. A failure's stderr is in the AssertionError where `check`."""

@@ -6,9 +6,7 @@ python tools/recipe_facts.py --ranks-per-node 8 recipe.yaml [key=value ...]
     NODES=2              of the layout that fills nodes best
     RANKS_PER_NODE=8
     RUN_DIR=/scratch/me/runs/first
-    STAGES=2
-    ENGINE=sglang        rollout.engine
-    URLS=no              whether rollout.urls names servers that run already
+    SERVED='run rollout' verbs for which a job starts SGLang servers
 
 Exit code 2, with one line, for a mistake in the recipe.
 """
@@ -21,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from paced_megatron.cluster.servers import served_verbs
 from paced_megatron.commands.options import add_overrides
 from paced_megatron.config import Config
 from paced_megatron.config.io import load_config
@@ -45,9 +44,7 @@ def facts(config: Config, most: int) -> dict[str, str]:
         "NODES": str(config.world_size // on_node),
         "RANKS_PER_NODE": str(on_node),
         "RUN_DIR": str(config.run_dir.resolve()),
-        "STAGES": str(len(config.stages)),
-        "ENGINE": config.rollout.engine,
-        "URLS": "yes" if config.rollout.urls else "no",
+        "SERVED": " ".join(served_verbs(config)),
     }
 
 

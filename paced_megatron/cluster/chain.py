@@ -21,18 +21,19 @@ from paced_megatron.exit_codes import DONE, USER_ERROR
 
 def links(config: Config) -> Iterator[tuple[str, int]]:
     """(verb, stage) of each job. A phase that would do nothing gets no turn in the queue."""
-    tested = config.problems.test is not None
+    tested, settings = config.problems.test is not None, config.evaluation
+    lm_eval = bool(settings.forgetting_tasks)
     for number, stage in enumerate(config.stages, start=1):
         is_last = number == len(config.stages)
         yield "rollout", number
         yield "weigh", number
         if stage.text == "responses":
             yield "respond", number
-        if tested and number == 1:
+        if number == 1 and (tested or lm_eval):
             yield "evaluate-before", number
         yield "train", number
         yield "export", number
-        if tested or (is_last and config.evaluation.pass_rates_after):
+        if tested or (is_last and (settings.pass_rates_after or lm_eval)):
             yield "evaluate", number
 
 

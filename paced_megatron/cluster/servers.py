@@ -62,10 +62,10 @@ def servers_for(config: Config, verb: str) -> Servers:
     Raises:
         UserError: a model's folder can't be read.
     """
-    rollout = config.rollout
-    samples_student, samples_teacher = _samples(config, verb)
-    if rollout.engine != "sglang" or rollout.urls or not (samples_student or samples_teacher):
+    if verb not in served_verbs(config):
         return Servers()
+    rollout = config.rollout
+    samples_student, samples_teacher = _samples(config)[verb]
     args = shlex.split(rollout.launch.args)
     student, teacher = local_folder(config.student.path), None
     if samples_teacher and config.teacher.path is not None:
@@ -82,8 +82,15 @@ def servers_for(config: Config, verb: str) -> Servers:
     )
 
 
-def _samples(config: Config, verb: str) -> tuple[bool, bool]:
-    """Whether a verb samples the student, and the teacher."""
+def served_verbs(config: Config) -> list[str]:
+    """The verbs for which a job starts servers."""
+    if config.rollout.engine != "sglang" or config.rollout.urls:
+        return []
+    return [verb for verb, models in _samples(config).items() if any(models)]
+
+
+def _samples(config: Config) -> dict[str, tuple[bool, bool]]:
+    """Whether a verb samples the student, and the teacher; a verb that is not there samples nothing."""
     taught = any(stage.text == "responses" for stage in config.stages)
     on_the_way = config.evaluation.every > 0 or any(stage.text == "rollouts" for stage in config.stages)
     return {
@@ -93,7 +100,7 @@ def _samples(config: Config, verb: str) -> tuple[bool, bool]:
         "train": (on_the_way, False),
         "evaluate-before": (True, False),
         "evaluate": (True, False),
-    }.get(verb, (False, False))
+    }
 
 
 def gpus_of(args: Sequence[str]) -> int:

@@ -78,12 +78,14 @@ def ask_slurm(job_id: str) -> State:
     shown = _output("scontrol", "-o", "show", "job", job_id)
     if shown:
         words = dict(word.split("=", 1) for word in shown.splitlines()[0].split() if "=" in word)
+        # The RunTime of a job that was cancelled before it started may be counted from 1970.
+        started = words.get("StartTime") != "Unknown"
         code, _, by_signal = words.get("ExitCode", "0:0").partition(":")
         return State(
             words["JobState"],
             words.get("Reason", ""),
             int(code) or (128 + int(by_signal) if int(by_signal) else 0),
-            words.get("RunTime", ""),
+            words.get("RunTime", "") if started else "",
             words.get("NodeList", ""),
             int(words.get("Restarts", 0)),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loop.recipes import QUICKSTART, write_recipe
-from paced_megatron.cluster.servers import as_bash, gpus_of, main, servers_for
+from paced_megatron.cluster.servers import as_bash, gpus_of, main, served_verbs, servers_for
 from paced_megatron.config import Config
 from paced_megatron.config.io import load_config
 
@@ -50,7 +50,7 @@ def test_a_teacher_of_the_students_sizes_shares_its_servers(tmp_path: Path) -> N
 
 def test_training_has_servers_only_where_it_samples_on_the_way(tmp_path: Path) -> None:
     plain = config(tmp_path, "evaluation.every=0")
-    assert servers_for(plain, "train").student is None
+    assert servers_for(plain, "train").student is None and "train" not in served_verbs(plain)
     on_policy = config(tmp_path, "evaluation.every=0", "stages.0.text=rollouts")
     assert servers_for(on_policy, "train").student == STUDENT
     assert servers_for(on_policy, "run").teacher is None  # it writes no text

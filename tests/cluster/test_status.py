@@ -122,6 +122,10 @@ def test_slurm_is_asked_by_scontrol_and_sacct_where_that_has_forgotten(
     answers = {"scontrol": SHOWN, "sacct": "FAILED by 0|3:0|00:01:00|n1"}
     monkeypatch.setattr(status, "_output", lambda *command: answers[command[0]])
     assert ask_slurm("7") == State("FAILED", "NonZeroExitCode", 137, "00:00:04", "n[1-2]", 2)
+    answers["scontrol"] = (
+        "JobId=8 JobState=CANCELLED Reason=Dependency ExitCode=0:0 RunTime=20786-16:30:54 StartTime=Unknown"
+    )
+    assert ask_slurm("8") == State("CANCELLED", "Dependency", ran="")
     answers["scontrol"] = ""
     assert ask_slurm("7") == State("FAILED", "", 3, "00:01:00", "n1")
     answers["sacct"] = ""

@@ -111,10 +111,15 @@ def test_dry_runs_show_which_script_each_link_has_and_both_components_of_a_heter
     assert "--dependency" not in chain[0] and "--nodes=1" in chain[0] and "--gpus-per-node=8" in chain[0]
     assert "--dependency=afterok:ID-OF-evaluate-before-1 --kill-on-invalid-dep=yes" in chain[4]
     assert "--nodes=3" in chain[4] and "VERB=train STAGE=1" in chain[4]
+    # Where training samples nothing its job has no servers, and no nodes for them.
+    chain = submit(slurm, tmp_path, "--dry-run", "--chain", recipe, "evaluation.every=0").stdout.splitlines()
+    assert "/slurm/train.sbatch" in chain[4] and "--nodes=1" in chain[4] and "VERB=train" in chain[4]
     (het,) = submit(slurm, tmp_path, "--dry-run", "--het", recipe).stdout.splitlines()
     ranks, servers = het.split(" : ")
     assert "--nodes=1" in ranks and "--nodes=2" in servers and "het.sbatch" in servers
     elsewhere = ("rollout.launch={}", "rollout.urls=[http://gpu7:30000]")
     refused = submit(slurm, tmp_path, "--het", recipe, *elsewhere, check=False)
-    assert refused.returncode == 2 and refused.stderr.startswith("paced: --het: the recipe starts no SGLang")
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        "paced: --het: for run the recipe starts no SGLang"
+    )
     assert not slurm.run("squeue", "-h").stdout

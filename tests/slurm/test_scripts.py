@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -56,6 +57,59 @@ def test_shellcheck_finds_nothing() -> None:
         [shellcheck, "-x", "-P", FOLDER, *scripts, *others], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def with_servers_sh(folder: Path, script: str, **settings: str) -> str:
+    """What a script prints that has sourced servers.sh, with these settings of cluster.env; $HOME is
+    `folder`."""
+    lines = [f'{name}="{value}"' for name, value in settings.items()]
+    path = folder / "cluster.env"
+    path.write_text("\n".join(((FOLDER / "cluster.env").read_text(), *lines, "")))
+    variables = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    variables |= {"PACED_REPO": str(ROOT), "PACED_CLUSTER_ENV": str(path)}
+    sources = "source slurm/common.sh && source slurm/servers.sh || exit\n"
+    done = subprocess.run(
+        ["bash", "-c", sources + script], capture_output=True, text=True, cwd=ROOT, env=variables
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("ranks", "servers", "used"), [("", "", ""), ("/r", "", "/r"), ("/r", "/s", "/s"), ("", "/s", "/s")]
+)
+def test_servers_have_the_ranks_container_or_one_of_their_own(
+    tmp_path: Path, ranks: str, servers: str, used: str
+) -> None:
+    script = """
+        srun() { echo --container-image; } # as with pyxis
+        server_container
+        printf '%s\\n' "${SERVER_CONTAINER[@]}"
+    """
+    said = with_servers_sh(tmp_path, script, CONTAINER_IMAGE=ranks, SERVER_IMAGE=servers)
+    images = [line for line in said.splitlines() if line.startswith("--container-image=")]
+    assert images == ([f"--container-image={used}"] if used else [])
+
+
+def test_ranks_are_told_to_stop_once_and_do_not_begin_where_the_servers_are_gone_before(
+    tmp_path: Path,
+) -> None:
+    script = """
+        srun() { echo started; }
+        tell_to_stop() { echo "told $1"; }
+        SERVED=("student n1 1 server-0" "teacher n1 2 server-1") SLURM_JOB_ID=7 PACED_LOG_DIR=$HOME
+        touch "$HOME/7-server-0.given-up" # in the minutes in which the teacher's starts
+        on_given_up
+        run_step ranks -- true
+        echo "code $?"
+        STOP_ASKED="" STEP_NAME=ranks
+        on_given_up # told a second time they would end unsaved
+        on_given_up
+        on_usr1
+        wait
+    """
+    said = with_servers_sh(tmp_path, script)
+    assert "started" not in said and "code 75\n" in said and said.count("told ranks\n") == 1
 
 
 def test_every_setting_of_cluster_env_has_a_comment() -> None:

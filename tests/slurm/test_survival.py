@@ -14,9 +14,7 @@ import pytest
 from loop.recipes import records, start_paced, without_times
 from slurm_cluster import Cluster
 from slurm_training import (
-    TRAIN,
     TRAIN_ITERS,
-    TWO_NODES,
     log_of,
     python_of_rank,
     recipe_of_two,
@@ -109,17 +107,6 @@ def test_a_rank_that_is_killed_ends_the_job_with_its_code_and_its_name_and_leave
         tmp_path
     )
     assert not slurm.ours_left()
-
-
-def test_a_mistake_in_the_recipe_is_the_logs_last_line_and_the_jobs_code_is_2(
-    slurm: Cluster, tmp_path: Path, cluster_env: Path
-) -> None:
-    recipe = recipe_of_two(tmp_path)
-    job = slurm.sbatch(*TWO_NODES, TRAIN, recipe, "training.learning_rate=1", cwd=tmp_path)
-    assert slurm.wait(job) == {"FAILED"}
-    assert slurm.field(job, "ExitCode") == "2:0"
-    last = log_of(tmp_path).splitlines()[-1]
-    assert last.startswith("paced: ") and "learning_rate" in last, log_of(tmp_path)
 
 
 STOPS_EACH_TIME = """\

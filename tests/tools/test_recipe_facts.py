@@ -39,12 +39,22 @@ def test_bash_reads_the_facts_as_they_are_meant(
         "parallel.data_parallel_size=3",
         "training.global_batch_size=6",
         "run_dir=ru'n $HOME",
+        "rollout.engine=sglang",
+        "rollout.launch.python=/opt/sglang/bin/python",
+        "rollout.batch_size=1",
+        "evaluation.every=0",
     ]
     assert main(["--ranks-per-node", "4", str(recipe), *overrides]) == 0
-    names = ("WORLD_SIZE", "NODES", "RANKS_PER_NODE", "RUN_DIR", "STAGES", "ENGINE", "URLS")
+    names = ("WORLD_SIZE", "NODES", "RANKS_PER_NODE", "RUN_DIR", "SERVED")
     script = capsys.readouterr().out + "\n".join(f'echo "${name}"' for name in names)
     read = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True).stdout
-    assert read.splitlines() == ["6", "3", "2", f"{tmp_path}/ru'n $HOME", "1", "embedded", "no"]
+    assert read.splitlines() == [
+        "6",
+        "3",
+        "2",
+        f"{tmp_path}/ru'n $HOME",
+        "run rollout respond evaluate-before evaluate",  # training samples nothing on the way
+    ]
 
 
 def test_a_mistake_in_the_recipe_is_one_line_and_exit_code_2(
