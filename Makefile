@@ -117,7 +117,7 @@ $(SGLANG_INSTALLED): $(SGLANG_ENVIRONMENT)/install.sh $(wildcard $(SGLANG_ENVIRO
 	@touch $@
 
 test-slurm: $(INSTALLED) ## the tests that need a real Slurm: starts one here (as root; installs Debian's where none is)
-	$(VENV)/bin/python -m pytest -q -m slurm --session-timeout=420 tests/slurm $(ARGS)
+	$(VENV)/bin/python -m pytest -q -m slurm --session-timeout=520 tests/slurm $(ARGS)
 
 format: $(INSTALLED) ## bring the code into the form that lint asks for
 	$(VENV)/bin/ruff check --fix --quiet . || true
