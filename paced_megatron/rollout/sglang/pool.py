@@ -18,8 +18,7 @@ from paced_megatron.rollout.sglang.generation import Generation
 GROUP = 64  # attempts in one POST, at most
 POSTS = 64  # at a time to one server, at most
 # A POST interrupts a server that decodes, so places that became free are filled together: when there are as
-# many as this part of all, or after so many seconds (docs/performance.md; what this rule saves
-# against a wait of one length is not measured).
+# many as this part of all, or after so many seconds (docs/performance.md has what that saves).
 GATHER_SHARE = 0.25
 GATHER_S = 0.5
 MOST_TRIES = 20  # of one attempt
