@@ -5,20 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from paced_megatron.evaluation.accuracy import EvaluationRow
+from paced_megatron.experiments.table import measure_name
 
 MOST_LEVELS = 10  # more columns than that do not fit a terminal; evaluation.json has them
 
 
 def evaluation_table(rows: Sequence[EvaluationRow]) -> Group:
-    """A line per measurement: stage, step, accuracy ± its standard error over problems, accuracy by level, in
-    %."""
+    """A table for each problem set and decoding, a line per measurement: stage, step, accuracy ± its standard
+    error over problems, accuracy by level, in %."""
+    of: dict[str, list[EvaluationRow]] = {}
+    for row in rows:
+        of.setdefault(f"{row.problem_set}_{row.decoding}", []).append(row)
+    by_level = ", then by level" if any(map(_levels, of.values())) else ""
+    parts: list[RenderableType] = [f"accuracy in %, ± standard error over problems{by_level}"]
+    for measure, its_rows in of.items():
+        parts += [measure_name(measure), _table(its_rows)]
+    return Group(*parts)
+
+
+def _levels(rows: Sequence[EvaluationRow]) -> list[str]:
     levels = sorted({level for row in rows for level in row.accuracy_by_level}, key=by_number)
-    if len(levels) > MOST_LEVELS:
-        levels = []
+    return levels if len(levels) <= MOST_LEVELS else []
+
+
+def _table(rows: Sequence[EvaluationRow]) -> Table:
+    levels = _levels(rows)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("stage", "step", "all", *levels):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -26,8 +41,7 @@ def evaluation_table(rows: Sequence[EvaluationRow]) -> Group:
         accuracy = f"{100 * row.accuracy:.1f} ± {100 * row.standard_error:.1f}"
         by_level = (_whole_percent(row.accuracy_by_level.get(level)) for level in levels)
         table.add_row(str(row.stage), str(row.step), accuracy, *by_level)
-    title = "held-out accuracy in %, ± standard error over problems"
-    return Group(title + (", then by level" if levels else ""), table)
+    return table
 
 
 def _whole_percent(share: float | None) -> str:

@@ -10,12 +10,15 @@ from paced_megatron.evaluation.accuracy import EvaluationRow
 from paced_megatron.report.table import evaluation_table
 
 
-def row(step: int, accuracy: float, **by_level: float) -> EvaluationRow:
+def row(
+    step: int, accuracy: float, kind: tuple[str, str] = ("test", "sampled"), **by_level: float
+) -> EvaluationRow:
+    problem_set, decoding = kind
     return EvaluationRow(
         stage=1,
         step=step,
-        problem_set="test",
-        decoding="sampled",
+        problem_set=problem_set,
+        decoding=decoding,
         weight_version="v",
         accuracy=accuracy,
         standard_error=0.0123,
@@ -39,8 +42,8 @@ def cells(line: str) -> list[str]:
 
 def test_a_line_per_measurement_with_levels_in_the_order_of_numbers():
     lines = shown([row(0, 0.5, **{"10": 0.25, "9": 0.75}), row(40, 0.625, **{"9": 1.0})])
-    title, *table = [line for line in lines if "───" not in line]
-    assert "by level" in title
+    title, kind, *table = [line for line in lines if "───" not in line]
+    assert "by level" in title and kind == "held-out, sampled"
     assert [cells(line) for line in table] == [
         ["stage", "step", "all", "9", "10"],
         ["1", "0", "50.0±1.2", "75", "25"],
@@ -57,4 +60,19 @@ def test_ten_levels_fit_a_terminal_of_80_columns():
 def test_more_levels_than_fit_are_left_to_the_file():
     lines = shown([row(0, 0.5, **{str(level): 0.5 for level in range(11)})])
     assert "by level" not in lines[0]
-    assert cells(lines[1]) == ["stage", "step", "all"]
+    assert cells(lines[2]) == ["stage", "step", "all"]
+
+
+def test_each_problem_set_and_decoding_has_a_table_under_its_name_with_its_own_levels():
+    other = ("forgetting", "greedy")
+    lines = shown([row(0, 0.5, **{"1": 0.5}), row(0, 0.9, other, **{"7": 0.9}), row(40, 0.6, **{"1": 0.6})])
+    table = [cells(line) for line in lines if "───" not in line][1:]
+    assert table == [
+        ["held-out,", "sampled"],
+        ["stage", "step", "all", "1"],
+        ["1", "0", "50.0±1.2", "50"],
+        ["1", "40", "60.0±1.2", "60"],
+        ["other", "skill,", "greedy"],
+        ["stage", "step", "all", "7"],
+        ["1", "0", "90.0±1.2", "90"],
+    ]
