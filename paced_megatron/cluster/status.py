@@ -156,7 +156,8 @@ def report(jobs: Sequence[Job], states: Mapping[str, State]) -> tuple[list[str],
     lines.append(f"{done} of {len(jobs)} done" + ("" if causes else _rest(jobs, states)))
     for job in causes:
         log = f"; its log: {job.log}" if job.log else ""
-        lines.append(f"{job.title} is the one that failed{log}")
+        ended = "was cancelled" if states[job.id].state == "CANCELLED" else "is the one that failed"
+        lines.append(f"{job.title} {ended}{log}")
         if len(jobs) > 1:
             lines.append(
                 "mend it and submit the same chain again: what is complete is not done a second time"

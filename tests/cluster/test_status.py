@@ -51,6 +51,16 @@ def test_a_chain_under_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+def test_a_job_that_somebody_cancelled_is_not_said_to_have_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jobs(tmp_path)
+    not_begun = State("PENDING", "DependencyNeverSatisfied")
+    code, lines = said(tmp_path, capsys, State("CANCELLED", "None", 0, "00:00:05"), not_begun, not_begun)
+    assert code == 1
+    assert lines[-2] == "job 7 (rollout-1) was cancelled; its log: /logs/rollout-1.log"
+
+
 @pytest.mark.parametrize("last", [State("CANCELLED"), State("PENDING", "DependencyNeverSatisfied")])
 def test_a_chain_that_broke_names_the_job_that_failed_and_those_that_do_not_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], last: State
