@@ -193,8 +193,13 @@ def _missing_steps(files: StageFolder, last: int | None, option: str) -> Iterato
             if files.checkpoints.exists()
             else _line(files.metrics, "train", option)
         )
+    elif last is None and files.student.exists():  # `paced train` would have nothing to do
+        yield (
+            f"{files.training} is missing: put it back, or remove {files.student} too, and "
+            f"`paced train CONFIG{option}` writes it again"
+        )
     elif last is None:
-        yield (f"{files.training} is missing: training has not ended; `paced train CONFIG{option}` goes on")
+        yield f"{files.training} is missing: training has not ended; `paced train CONFIG{option}` goes on"
     elif max(steps, default=0) < last:
         yield (
             f"{files.metrics} ends at step {max(steps, default=0)} of {last}: training has not ended; "

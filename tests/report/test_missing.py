@@ -129,9 +129,12 @@ def test_a_report_that_fails_leaves_an_earlier_one_as_it_was(tmp_path: Path):
 def test_of_a_budget_in_tokens_training_json_says_with_which_step_it_ended(tmp_path: Path):
     config = config_dict(tmp_path, stages=[{"train_tokens": 250}])
     folder = write_run(tmp_path / "run", config=config)
-    assert "stage-1/training.json is missing: training has not ended; `paced train CONFIG`" in complaint(
-        folder
-    )
+    student, away = folder / "stage-1" / "hf", tmp_path / "hf"
+    assert "training.json is missing: put it back, or remove" in complaint(folder)
+    student.rename(away)
+    missing = "stage-1/training.json is missing: training has not ended; `paced train CONFIG` goes on"
+    assert missing in complaint(folder)
+    away.rename(student)
     write_ended(StageFolder(folder / "stage-1", 1), Spent(4, 300, 1.5), "budget spent")
     assert "metrics.jsonl ends at step 3 of 4" in complaint(folder)
     write_ended(StageFolder(folder / "stage-1", 1), Spent(3, 300, 1.5), "budget spent")

@@ -146,8 +146,10 @@ LAYOUTS = {
 }
 
 
-def trained_by_clocks_that_differ(rank: int, world_size: int, folder: Path, model: Path, case: Case):
-    """What is spent after a stage of one second of training, on this rank; saving takes a minute."""
+def trained_by_clocks_that_differ(
+    rank: int, world_size: int, folder: Path, model: Path, case: Case, budget: Budget
+):
+    """What is spent after a stage, on this rank; saving takes a minute."""
     now = 0.0
 
     def look() -> float:
@@ -166,7 +168,6 @@ def trained_by_clocks_that_differ(rank: int, world_size: int, folder: Path, mode
         groups = parallel_groups(parallel.tensor_model_parallel_size, 1, 1, None)
         store = dist.FileStore(str(folder / "store"), world_size)
         world = World(rank, world_size, CPU, groups, Lead(rank, world_size, store))
-        budget = Budget("train_seconds", 1.0, "stages.0.train_seconds")
         trainer = trainer_in(world, model, model, case, budget)
         batch = examples(case)
         loop.train_stage(
@@ -187,5 +188,18 @@ def trained_by_clocks_that_differ(rank: int, world_size: int, folder: Path, mode
 def test_rank_0_s_clock_alone_ends_a_stage_of_seconds_at_the_same_step_on_all_ranks(pool, tmp_path, layout):
     """Its steps take 0.25 s, so that the fourth is the last; rank 1 would stop after the first."""
     model = make_tiny_qwen3(tmp_path / "model", seed=1, num_hidden_layers=2)
-    found = pool.run(trained_by_clocks_that_differ, 2, tmp_path, model, LAYOUTS[layout], timeout=120)
+    budget = Budget("train_seconds", 1.0, "stages.0.train_seconds")
+    found = pool.run(trained_by_clocks_that_differ, 2, tmp_path, model, LAYOUTS[layout], budget, timeout=120)
     assert [(spent.steps, spent.seconds, place) for spent, place in found] == [(4, 1.0, 1.0)] * 2
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tokens_are_those_of_the_whole_batch_so_that_all_ranks_end_with_the_same_step(pool, tmp_path, layout):
+    model = make_tiny_qwen3(tmp_path / "model", seed=1, num_hidden_layers=2)
+    case = LAYOUTS[layout]
+    of_a_step = tokens_of(examples(case))
+    budget = Budget("train_tokens", 2 * of_a_step + 1, "stages.0.train_tokens")
+    found = pool.run(trained_by_clocks_that_differ, 2, tmp_path, model, case, budget, timeout=120)
+    assert [spent.steps for spent, _ in found] == [3, 3]
+    assert [spent.tokens for spent, _ in found] == [3 * of_a_step] * 2
