@@ -29,7 +29,7 @@ submit_chain() {
         jobs+=("$AFTER")
         note_job "$AFTER" "$verb-$stage" "$([ "${#jobs[@]}" -eq 1 ] && echo - || echo "${jobs[-2]}")"
         echo "job $AFTER: $verb of stage $stage, on $NODES x $RANKS_PER_NODE ranks"
-    done < <(tail -n +2 <<<"$links")
+    done <<<"$links"
     [ -n "$DRY_RUN" ] || echo "  state    slurm/submit.sh --status $RUN_DIR"
     [ -n "$DRY_RUN" ] || echo "  stop     scancel ${jobs[*]}"
 }

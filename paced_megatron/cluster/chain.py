@@ -2,9 +2,8 @@
 
     python -m paced_megatron.cluster.chain RECIPE [key=value ...]
 
-prints RUN_DIR, then a line `VERB STAGE` for each job, in the order in which they depend on one another.
-Together they do what `paced run` does (run.py), but for the report, which needs no allocation: `paced report
-RUN`.
+prints a line `VERB STAGE` for each job, in the order in which they depend on one another. Together they do
+what `paced run` does (run.py), but for the report, which needs no allocation: `paced report RUN`.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"paced: {error}", file=sys.stderr)
         return USER_ERROR
-    print(config.run_dir)
     for verb, stage in links(config):
         print(verb, stage)
     return DONE
