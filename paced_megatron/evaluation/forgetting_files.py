@@ -53,12 +53,19 @@ def files_of(config: Config, folder: RunFolder, when: tuple[int, int]) -> dict[s
     return {task: stage.forgetting(when[1], task) for task in config.evaluation.forgetting_tasks}
 
 
-def missing_tasks(files: Mapping[str, Path], asked: Asked, weights: Path) -> list[str]:
-    """The tasks of which there is no measurement of these weights that was asked for in this way."""
+def missing_tasks(
+    files: Mapping[str, Path], asked: Asked, weights: Path, identity: str | None = None
+) -> list[str]:
+    """The tasks of which there is no measurement of these weights that was asked for in this way.
+
+    Args:
+        identity: of the weights, where it is known already; else they are read, once a task has a
+            measurement.
+    """
     found = {task: read_measurement(path) for task, path in files.items()}
     if not any(found.values()) or not weights.is_dir():
         return list(found)  # a large model's weights take their time to read
-    wanted = asked.fewshot, asked.limit, weights_identity(weights)
+    wanted = asked.fewshot, asked.limit, identity or weights_identity(weights)
     return [task for task, one in found.items() if one is None or not one.is_of(*wanted)]
 
 
@@ -103,7 +110,8 @@ def measure_missing(
         check: called before each forward pass with what is kept; may raise to stop.
         on_done: called with each new measurement and its seconds, when it is on disk.
     """
-    tasks = missing_tasks(files, asked, weights)
+    identity = weights_identity(weights)
+    tasks = missing_tasks(files, asked, weights, identity)
     if not tasks:
         return
     what = f"{what}, {', '.join(tasks)}"
@@ -123,7 +131,7 @@ def measure_missing(
             batch_size=asked.batch_size,
             include_path=asked.include_path,
             device=device,
-            weights=weights_identity(weights),
+            weights=identity,
             where=asked.where,
             on_batch=on_batch,
             log=words,
