@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from paced_megatron.errors import UserError
-from paced_megatron.experiments.intervals import deviation, interval, mean
+from paced_megatron.experiments.intervals import NORMAL_QUANTILE, deviation, interval, mean
 from paced_megatron.runtime.files import read_jsonl, write_atomically
 
-_Z = 1.959964  # the 97.5 % quantile of the normal distribution
 _ROUNDING = 1e-9
 
 
@@ -119,7 +118,7 @@ def _forgotten(before: TaskMeasurement, after: TaskMeasurement, row: TaskRow, la
         error, within = None, None
     else:
         error = math.hypot(row.standard_error, later.standard_error)
-        within = (difference - _Z * error, difference + _Z * error)
+        within = (difference - NORMAL_QUANTILE * error, difference + NORMAL_QUANTILE * error)
     paired = pairs is not None
     return Forgotten(
         row.task, row.metric, row.value, later.value, difference, error, within, row.documents, paired

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_Z = 1.959964  # the 97.5 % quantile of the normal distribution
+NORMAL_QUANTILE = 1.959964  # the 97.5 % quantile of the normal distribution
 # That of Student's t with 1, 2, ... degrees of freedom.
 _T = (
     12.706,
@@ -33,8 +33,8 @@ def t_quantile(degrees: int) -> float:
     """
     if degrees <= len(_T):
         return _T[degrees - 1]
-    second = (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * degrees**2)
-    return _Z + (_Z**3 + _Z) / (4 * degrees) + second
+    second = (5 * NORMAL_QUANTILE**5 + 16 * NORMAL_QUANTILE**3 + 3 * NORMAL_QUANTILE) / (96 * degrees**2)
+    return NORMAL_QUANTILE + (NORMAL_QUANTILE**3 + NORMAL_QUANTILE) / (4 * degrees) + second
 
 
 def mean(values: Sequence[float]) -> float:

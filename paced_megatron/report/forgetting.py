@@ -10,11 +10,11 @@ from typing import Any
 
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.estimates import Estimate
+from paced_megatron.experiments.intervals import NORMAL_QUANTILE
 from paced_megatron.report.statistics import over_seeds
 
 Number = Mapping[str, Any]  # of "forgotten", and beside it the standard errors of its two values
 WHEN = ("before", "after", "forgotten")
-_Z95 = 1.959964  # the 97.5 % quantile of the normal distribution
 _KEYS = ("task", "metric", "before", "after", "forgotten", "interval", "documents")
 
 
@@ -93,4 +93,4 @@ def _estimate(value: float, interval: Sequence[float] | None, one: Number) -> Es
 
 
 def _around(value: float, error: float | None) -> tuple[float, float] | None:
-    return None if not error else (value - _Z95 * error, value + _Z95 * error)
+    return None if not error else (value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error)
