@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import read_rows
 from paced_megatron.inputs import ProblemSet
 from paced_megatron.job import Job
 from paced_megatron.report.environment import read_environment
 from paced_megatron.report.model_card import Data, license_of, model_card, public_name, write_card
-from paced_megatron.runtime.files import sha256
+from paced_megatron.runtime.files import read_object, sha256
 from paced_megatron.training.budget import last_step
 
 
@@ -32,7 +29,7 @@ def describe(job: Job, number: int) -> None:
             data=_data(job),
             last_step=last_step(job.stage_folder(number), job.config.budget(number)),
             rows=read_rows(job.folder.evaluation),
-            forgetting=_forgetting(job.folder.forgetting),
+            forgetting=read_object(job.folder.forgetting, "remove it, and `paced evaluate` writes it anew"),
             environment=read_environment(job.folder.environment),
             license=license_of(job.inputs.student_folder),
         )
@@ -57,14 +54,3 @@ def _data(job: Job) -> list[Data]:
 
 def _hash(source: str) -> str | None:
     return sha256(Path(source)) if Path(source).is_file() else None
-
-
-def _forgetting(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: not JSON ({error}); remove it, and `paced evaluate` writes it anew"
-        ) from None

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import paced_megatron
-from paced_megatron.errors import UserError
-from paced_megatron.runtime.files import write_atomically
+from paced_megatron.runtime.files import read_object, write_atomically
 
 # What decides a run's numbers; constraints.txt has the rest.
 _PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "math-verify", "numpy")
@@ -77,12 +76,7 @@ def _processor() -> str:
 
 def read_environment(path: Path) -> dict[str, Any]:
     """What `write_environment` wrote; empty for a run that is older than the file. Raises UserError."""
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); remove it, and the report does without") from None
+    return read_object(path, "remove it, and the report does without")
 
 
 def commit() -> str:

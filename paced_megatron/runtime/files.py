@@ -201,6 +201,20 @@ def _append_lines(path: Path, lines: list[str]) -> None:
         _fsync_folder(path.parent)
 
 
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object of a file that was written whole; {} where there is no file.
+
+    Raises:
+        UserError: it is none; the line ends with `remedy`.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); {remedy}") from None
+
+
 def read_jsonl(path: Path, cut_torn_tail: bool = False) -> list[dict[str, Any]]:
     """The records of a file that `append_lines` wrote, one JSON object a line; [] when there is no file.
 
