@@ -12,6 +12,7 @@ from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE, FAILED
+from paced_megatron.plan import PROMPT_TOKENS
 
 USAGE = Usage(
     description="Bytes on each rank, part by part, and the matrix products of a step, for the layout of a "
@@ -51,7 +52,11 @@ def add(verbs: Any) -> None:
         help="memory of one GPU in units of 2^30 bytes (default: that of the GPU here, if there is one)",
     )
     plan.add_argument(
-        "--prompt-tokens", type=int, default=512, metavar="N", help="of the longest prompt (default: 512)"
+        "--prompt-tokens",
+        type=int,
+        default=PROMPT_TOKENS,
+        metavar="N",
+        help=f"of the longest prompt (default: {PROMPT_TOKENS})",
     )
     plan.add_argument(
         "--response-tokens",

@@ -5,3 +5,5 @@ can't be laid out at all is refused elsewhere (`models/families.check_layout`, `
 number is shown is `table.py`'s. tests/plan counts the live bytes of real steps and compares. Open `memory.py`
 first.
 """
+
+PROMPT_TOKENS = 512  # of the longest prompt, where nobody has said

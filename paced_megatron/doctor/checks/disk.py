@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from paced_megatron.config import Config
 from paced_megatron.doctor.check import Asked, Finding, note, ok, problem
-from paced_megatron.doctor.checks.models import PROMPT_TOKENS, models_to_fetch
+from paced_megatron.doctor.checks.models import models_to_fetch
 from paced_megatron.doctor.limits import gb
 from paced_megatron.errors import UserError
+from paced_megatron.plan import PROMPT_TOKENS
 
 if TYPE_CHECKING:
     from paced_megatron.plan.work import Work

@@ -6,8 +6,7 @@ from paced_megatron.config import Config
 from paced_megatron.doctor.check import Asked, Finding, note, ok, problem
 from paced_megatron.doctor.checks.memory import OF_A_PROCESS
 from paced_megatron.doctor.limits import available_memory, gb, processes_here
-
-PROMPT_TOKENS = 512  # as `paced plan` takes them where nothing is said
+from paced_megatron.plan import PROMPT_TOKENS
 
 
 def check(asked: Asked) -> Finding:
