@@ -53,6 +53,8 @@ EXTRAS = {
         "lm-eval>=0.4.13,<0.5",  # the extra `eval`; with its `datasets` the extra `data` is tested too
         "accelerate>=1.0",
         "types-PyYAML",
+        # The GPU kernels of the loss, interpreted on the CPU. With a GPU it comes with torch.
+        "triton>=3.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
     ],
 }
 
