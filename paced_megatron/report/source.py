@@ -139,7 +139,7 @@ def read_run(folder: RunFolder) -> RunRecord:
 
 def _attempted(folder: RunFolder, config: Config, rows: Sequence[EvaluationRow]) -> Iterator[Attempted]:
     """Each file of attempts that the run has. Training needs none that a measurement doesn't, so that one
-    which was moved away to make room is only not counted."""
+    which was moved away to make room, or emptied, is only not counted."""
     for number in range(1, len(config.stages) + 1):
         files = folder.stage(number)
         for phase, paths in (
@@ -148,13 +148,14 @@ def _attempted(folder: RunFolder, config: Config, rows: Sequence[EvaluationRow])
             ("rollouts", sorted(files.rollouts(0).parent.glob("step-*.jsonl"))),
             ("strata", [files.strata_attempts]),
         ):
-            if there := [path for path in paths if path.is_file()]:
-                yield Attempted(number, phase, attempt_counts(*there))
+            counts = attempt_counts(*(path for path in paths if path.is_file()))
+            if counts.outcomes:
+                yield Attempted(number, phase, counts)
         for row in (row for row in rows if row.stage == number):
             counts = attempt_counts(_evaluation_attempts(folder, row.key))
             yield Attempted(number, "evaluation", counts, row.step, row.problem_set, row.decoding)
-        if files.attempts_after.is_file():
-            yield Attempted(number, "attempts_after", attempt_counts(files.attempts_after))
+        if files.attempts_after.is_file() and (counts := attempt_counts(files.attempts_after)).outcomes:
+            yield Attempted(number, "attempts_after", counts)
 
 
 def read_config(folder: RunFolder) -> Config:
@@ -223,10 +224,11 @@ def _missing_evaluations(folder: RunFolder, config: Config) -> Iterator[str]:
                     f"{folder.evaluation} has no row of stage {stage}, step {step}, {problem_set}, "
                     f"{decoding}: {_go_on('evaluate' if step else 'run')}"
                 )
-            elif not attempts.is_file():
+            elif not attempts.is_file() or not attempts.stat().st_size:
+                what = "is empty" if attempts.is_file() else "is missing"
                 yield (
-                    f"{attempts} is missing, though {folder.evaluation} has its row: move evaluation.json "
-                    "away, and `paced run CONFIG` measures again"
+                    f"{attempts} {what}, though {folder.evaluation} has its row: move evaluation.json away, "
+                    "and `paced run CONFIG` measures again"
                 )
     if config.evaluation.strata_attempts and not folder.strata.is_file():
         yield _line(folder.strata, "run")

@@ -46,6 +46,14 @@ def test_a_missing_file_is_named_with_the_verb_that_makes_it(tmp_path: Path, fil
     assert f"`{verb} CONFIG" in text
 
 
+def test_an_empty_file_of_a_measurement_is_told_as_a_missing_one_is(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    file = "stage-1/evaluation/step-0000003/test-sampled.jsonl"
+    (folder / file).write_text("")
+    text = complaint(folder)
+    assert f"{file} is empty" in text and "`paced run CONFIG" in text
+
+
 def test_the_command_ends_with_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = write_run(tmp_path / "run")
     (folder / "stage-1" / "metrics.jsonl").unlink()

@@ -35,6 +35,15 @@ def test_each_file_of_attempts_is_counted_by_kind(run_report: Any):
     assert counts(run_report.content, "evaluation", 3) == [(None, [5, 3, 0, 0, 0])]
 
 
+def test_a_file_of_attempts_that_somebody_emptied_is_only_not_counted(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    for name in ("attempts.jsonl", "attempts_after.jsonl"):
+        (folder / "stage-1" / name).write_text("")
+    write_report(folder)
+    content = json.loads((folder / "report" / "report.json").read_text())
+    assert [record["phase"] for record in content["outcomes"]] == ["evaluation", "evaluation"]
+
+
 def test_what_arms_share_is_counted_once_and_what_they_do_not_by_arm(experiment_report: Any):
     assert counts(experiment_report.content, "attempts") == [(None, [24, 3, 12, 9, 12])]  # of 3 seeds
     after = counts(experiment_report.content, "evaluation", 3)
