@@ -20,7 +20,7 @@ from paced_megatron.report.forgetting import forgetting
 from paced_megatron.report.movements import movement
 from paced_megatron.report.outcomes import examples, outcomes
 from paced_megatron.report.source import RunRecord
-from paced_megatron.report.steps import loss_curve, step_curves
+from paced_megatron.report.steps import losses, step_curves
 from paced_megatron.report.wall_time import wall_time
 from paced_megatron.report.weighing import stage_weights
 
@@ -58,7 +58,7 @@ def report_content(
             movement(arm.name, arm.runs, title=arm.name if len(arms) > 1 else None) for arm in arms
         ],
         "weights": [record for arm in arms for record in stage_weights(arm.name, arm.runs)],
-        "loss": [loss_curve(arm.name, arm.runs) for arm in arms],
+        "loss": losses(named),
         "steps": step_curves(named),
         "accuracy": measures(named),
         "forgetting": forgetting([(arm.name, [run.forgetting for run in arm.runs]) for arm in arms]),

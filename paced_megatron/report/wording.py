@@ -151,6 +151,8 @@ def loss_caption(content: Mapping[str, Any]) -> str:
     """What may be compared in the third picture, and what not."""
     several = len(content["seeds"]) > 1
     text = "Weighted loss of each optimizer step. "
+    if content["loss"][0]["by_budget"]:
+        text += "Drawn over the budget in tokens or seconds, of which runs make other numbers of steps. "
     if several:
         text += "Thin: a seed. Thick: the mean over seeds. "
     if len(content["arms"]) > 1:

@@ -14,12 +14,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from hand_made_runs import LOSSES, WEIGHTS, config_dict, write_run
+from paced_megatron.config.budget import Budget
 from paced_megatron.report.page import _in_each_run
 from paced_megatron.report.palette import LIGHT
 from paced_megatron.report.pictures.canvas import WIDE, Canvas
-from paced_megatron.report.pictures.loss import stage_borders
-from paced_megatron.report.steps import loss_curve
+from paced_megatron.report.pictures.loss import as_drawn, stage_borders
+from paced_megatron.report.steps import loss_curve, losses
 from paced_megatron.report.write import read_content
+from paced_megatron.run_folder import StageFolder
+from paced_megatron.training.budget import Spent, write_ended
 
 
 def test_movements_are_those_between_the_two_files(run_report: Any):
@@ -112,6 +115,63 @@ def test_seeds_that_end_a_stage_with_other_steps_begin_the_next_together_and_are
     assert found["stages"] == [[0.5, 1], [3.5, 2]]
     assert found["seeds"][1]["points"] == [(1, 4), (2, 2), (4, 3), (5, 5)]
     assert found["mean"] == [[1, 6], [2, 3], [4, 2]]
+
+
+def spending(seed: int, name: str, amount: float, *stages: Sequence[tuple[float, int]]) -> Any:
+    """A run whose stages each have this budget and these (loss, tokens) by step."""
+    made = [
+        SimpleNamespace(
+            number=number,
+            metrics=[
+                {"step": step, "loss": loss, "tokens": tokens, "step_time": tokens / 10}
+                for step, (loss, tokens) in enumerate(steps, start=1)
+            ],
+        )
+        for number, steps in enumerate(stages, start=1)
+    ]
+    budget = Budget(name, amount, "by hand")
+    return SimpleNamespace(config=SimpleNamespace(seed=seed, budget=lambda number: budget), stages=made)
+
+
+def test_arms_with_budgets_in_tokens_or_seconds_are_laid_over_what_they_have_spent_of_them():
+    quick = spending(1, "train_tokens", 100, [(8, 50), (4, 50)], [(2, 25), (1, 100)])  # 25 beyond the last
+    slow = spending(1, "train_seconds", 20, [(6, 50), (5, 50), (4, 100)], [(3, 100)])  # and 10 s left over
+    counted = spending(1, "train_iters", 4, [(1, 5)] * 4, [(1, 5)] * 4)
+    first, second, third = losses([("quick", [quick]), ("slow", [slow]), ("counted", [counted])])
+    assert first["mean"] == [[1, 8], [2, 4], [3, 2], [4, 1]]
+    assert first["by_budget"]["mean"] == [[0.5, 8], [1.0, 4], [1.2, 2], [2.0, 1]]
+    assert second["by_budget"]["mean"] == [[0.25, 6], [0.5, 5], [1.0, 4], [1.5, 3]]
+    assert [x for x, _ in third["by_budget"]["mean"]] == [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
+    assert first["by_budget"]["stages"] == second["by_budget"]["stages"] == [[0, 1], [1, 2]]
+
+
+def test_the_mean_over_seeds_that_took_other_steps_is_taken_at_the_same_share_of_the_budget():
+    seeds = [
+        spending(1, "train_tokens", 100, [(8, 50), (4, 50)]),
+        spending(2, "train_tokens", 100, [(9, 25), (5, 50), (1, 25)]),  # at 1/4, 3/4, 1: at 1/2 it is 7
+    ]
+    [found] = losses([("arm", seeds)])
+    assert found["by_budget"]["mean"] == [[0.5, 7.5], [1.0, 2.5]]
+
+
+def test_budgets_in_steps_are_drawn_over_steps_though_arms_have_other_numbers_of_them():
+    short, long = (spending(1, "train_iters", amount, [(2, 5)] * amount) for amount in (2, 4))
+    assert [found["by_budget"] for found in losses([("short", [short]), ("long", [long])])] == [None, None]
+
+
+def test_the_page_of_a_run_with_a_budget_in_tokens_says_over_what_it_is_drawn(
+    tmp_path: Path, run_report: Any
+):
+    from paced_megatron.report import write_report
+
+    config = config_dict(tmp_path, stages=[{"train_tokens": 250}])
+    folder = write_run(tmp_path / "run", config=config)
+    write_ended(StageFolder(folder / "stage-1", 1), Spent(3, 300, 1.5), "budget spent")
+    html = write_report(folder).read_text()
+    assert "Drawn over the budget in tokens or seconds" in html
+    assert "Drawn over the budget" not in run_report.html
+    [drawn] = as_drawn(read_content(folder)["loss"])
+    assert [round(x, 3) for x, _ in drawn["mean"]] == [0.333, 0.667, 1.0]
 
 
 def test_runs_that_end_with_other_steps_are_not_said_to_take_the_same():

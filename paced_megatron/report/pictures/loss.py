@@ -1,4 +1,4 @@
-"""The loss over optimizer steps: an arm a colour, a seed a thin line, their mean a thick one."""
+"""The loss over steps, or over the budget: an arm a colour, a seed a thin line, their mean a thick one."""
 
 from __future__ import annotations
 
@@ -38,13 +38,29 @@ def draw_loss(canvas: Canvas, losses: Sequence[dict[str, Any]]) -> Figure:
     height = (220 if canvas.is_narrow else 250) + top
     figure = canvas.figure(height)
     axes = canvas.axes(figure, _LEFT, top, canvas.width - _LEFT - 14, height - top - _BOTTOM)
+    losses = as_drawn(losses)
     plot_curves(canvas, axes, losses, log=True)  # arms lie far apart, and a loss falls by factors
-    axes.xaxis.set_major_locator(MaxNLocator(5 if canvas.is_narrow else 10, integer=True))
-    axes.set_xlabel("optimizer step")
+    course_axis(axes, losses, ticks=5 if canvas.is_narrow else 10)
     if len(names) > 1:
         legend(canvas, figure, names, top=8)
     stage_borders(canvas, axes, losses)
     return figure
+
+
+def as_drawn(curves: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The curves over what they are drawn over: the budget spent where they have that, else steps."""
+    return [curve | (curve["by_budget"] or {}) for curve in curves]
+
+
+def course_axis(axes: Axes, curves: Sequence[dict[str, Any]], ticks: int) -> None:
+    """Ticks and name of the axis along which training goes."""
+    over_steps = not any(curve["by_budget"] for curve in curves)
+    several = any(len(curve["stages"]) > 1 for curve in curves)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=over_steps))
+    if over_steps:
+        axes.set_xlabel("optimizer step")
+    else:
+        axes.set_xlabel("budget spent, 1 for each stage" if several else "share of the budget spent")
 
 
 def plot_curves(canvas: Canvas, axes: Axes, curves: Sequence[dict[str, Any]], log: bool) -> None:
@@ -134,9 +150,9 @@ def _entry_width(name: str) -> float:
 
 
 def _columns(points: Sequence[Sequence[float | None]]) -> tuple[list[float], list[float]]:
-    """Steps and values; one that is not finite leaves a gap."""
+    """Places and values; one that is not finite leaves a gap."""
     points = _thinned(points)
-    return [step or 0 for step, _ in points], [math.nan if y is None else y for _, y in points]
+    return [place or 0 for place, _ in points], [math.nan if y is None else y for _, y in points]
 
 
 def _thinned(points: Sequence[Sequence[float | None]]) -> list[Sequence[float | None]]:
