@@ -11,6 +11,7 @@ minutes by default) is looked up by `sacct`, which not every cluster has.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ ASK_S = 30.0
 
 GOING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
 UNKNOWN = "UNKNOWN"
+SIGNALLED = 128  # an exit code above it: ended by the signal of the rest
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,10 @@ def ask_slurm(job_id: str) -> State:
         words = dict(word.split("=", 1) for word in shown.splitlines()[0].split() if "=" in word)
         # The RunTime of a job that was cancelled before it started may be counted from 1970.
         started = words.get("StartTime") != "Unknown"
-        code, _, by_signal = words.get("ExitCode", "0:0").partition(":")
         return State(
             words["JobState"],
             words.get("Reason", ""),
-            int(code) or (128 + int(by_signal) if int(by_signal) else 0),
+            _exit_code(words.get("ExitCode", "0:0")),
             words.get("RunTime", "") if started else "",
             words.get("NodeList", ""),
             int(words.get("Restarts", 0)),
@@ -93,7 +94,13 @@ def ask_slurm(job_id: str) -> State:
     if not kept:
         return State()
     state, code, ran, nodes = kept.splitlines()[-1].split("|")
-    return State(state.split()[0], "", int(code.partition(":")[0]), ran, nodes)
+    return State(state.split()[0], "", _exit_code(code), ran, nodes)
+
+
+def _exit_code(text: str) -> int:
+    """Of Slurm's CODE:SIGNAL; a signal as a shell has it, 128 and its number."""
+    code, _, by_signal = text.partition(":")
+    return int(code) or (SIGNALLED + int(by_signal) if int(by_signal or 0) else 0)
 
 
 def _output(*command: str) -> str:
@@ -134,10 +141,18 @@ def in_words(job: Job, state: State, before: Job | None, before_failed: bool) ->
         return f"done in {state.ran}"
     if state.state == "FAILED":
         saved = ", with everything saved" if state.exit_code == STOPPED else ""
-        return f"failed after {state.ran} with exit code {state.exit_code}{saved}"
+        return f"failed after {state.ran} with exit code {state.exit_code}{_signal(state.exit_code)}{saved}"
     if state.state == "CANCELLED":
         return "was cancelled before it started" if never_ran else f"was cancelled after {state.ran}"
     return f"{_ENDS.get(state.state, state.state.lower())} after {state.ran}"
+
+
+def _signal(exit_code: int) -> str:
+    """As in " (SIGKILL)"; nothing where the exit code is of no signal that this machine knows."""
+    try:
+        return f" ({signal.Signals(exit_code - SIGNALLED).name})"
+    except ValueError:
+        return ""
 
 
 def report(jobs: Sequence[Job], states: Mapping[str, State]) -> tuple[list[str], bool]:

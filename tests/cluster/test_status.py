@@ -88,6 +88,8 @@ def test_a_chain_that_broke_names_the_job_that_failed_and_those_that_do_not_star
             State("FAILED", "", 75, "00:01:00"),
             "failed after 00:01:00 with exit code 75, with everything saved",
         ),
+        (State("FAILED", "", 137, "00:01:00"), "failed after 00:01:00 with exit code 137 (SIGKILL)"),
+        (State("FAILED", "", 255, "00:01:00"), "failed after 00:01:00 with exit code 255"),
         (State("TIMEOUT", "", 0, "04:00:00"), "hit its time limit after 04:00:00"),
         (State("NODE_FAIL", "", 0, "00:00:30"), "lost a node after 00:00:30"),
         (State("CANCELLED", "", 0, "00:00:30"), "was cancelled after 00:00:30"),
@@ -138,5 +140,7 @@ def test_slurm_is_asked_by_scontrol_and_sacct_where_that_has_forgotten(
     assert ask_slurm("8") == State("CANCELLED", "Dependency", ran="")
     answers["scontrol"] = ""
     assert ask_slurm("7") == State("FAILED", "", 3, "00:01:00", "n1")
+    answers["sacct"] = "FAILED|0:9|00:01:00|n1"
+    assert ask_slurm("7") == State("FAILED", "", 137, "00:01:00", "n1")
     answers["sacct"] = ""
     assert ask_slurm("7") == State()
