@@ -16,11 +16,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import paced_megatron
-from paced_megatron.config import Config, PacingConfig
+from paced_megatron.config import Config
 from paced_megatron.config.io import config_to_dict
 from paced_megatron.evaluation.accuracy import EvaluationRow
 from paced_megatron.experiments.intervals import t_quantile
 from paced_megatron.models.hub import is_hub_id
+from paced_megatron.report.formulas import kernel_formula
 from paced_megatron.runtime.files import write_atomically
 
 MARKER = "<!-- Written by paced_megatron, which writes it again as long as this line is here. -->"
@@ -128,19 +129,6 @@ def public_name(path: Path | str) -> str:
     """A model's or data set's name on the hub, or that of its folder or file without the way to it."""
     text = str(path).removeprefix("hf://").partition("?")[0]
     return text if is_hub_id(text) and not str(path).startswith("/") else Path(text).name
-
-
-def kernel_formula(pacing: PacingConfig) -> str:
-    """The kernel as one reads it: `p(1-p)`, or its name and parameters."""
-    if pacing.kernel != "beta":
-        parameters = {
-            "gaussian": f" (mean {pacing.gaussian_mean:g}, deviation {pacing.gaussian_std:g})",
-            "band": f" ({pacing.band_low:g} to {pacing.band_high:g})",
-        }
-        return f"`{pacing.kernel}`{parameters.get(pacing.kernel, '')}"
-    if pacing.alpha == pacing.beta == 1:
-        return "p(1-p)"
-    return f"p^{pacing.alpha:g} (1-p)^{pacing.beta:g}"
 
 
 def public_recipe(config: Config) -> str:

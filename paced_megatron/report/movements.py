@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ from paced_megatron.config import PacingConfig
 from paced_megatron.evaluation.accuracy import SAMPLED, TEST
 from paced_megatron.experiments.intervals import mean
 from paced_megatron.pacing.kernels import make_kernel
+from paced_megatron.report.formulas import kernel_formula
 from paced_megatron.report.source import RunRecord
 from paced_megatron.report.statistics import Move, moved, moved_by_chance
 
@@ -224,26 +225,5 @@ def _curve(runs: Sequence[RunRecord], stage: int) -> list[list[float]] | None:
 
 
 def _label(pacing: PacingConfig) -> str:
-    """The kernel as a formula."""
-    return f"w(p) = {FORMULAS[pacing.kernel](pacing)}{', permuted' if pacing.permute else ''}"
-
-
-def _beta_formula(pacing: PacingConfig) -> str:
-    return _power("p", pacing.alpha) + _power("(1 − p)", pacing.beta) or "1"
-
-
-# A row of pacing's KERNELS -> how the picture writes it.
-FORMULAS: dict[str, Callable[[PacingConfig], str]] = {
-    "beta": _beta_formula,
-    "beta_fitted": lambda pacing: f"{_beta_formula(pacing)}, its peak at the mean pass rate",
-    "sqrt": lambda pacing: "√(p(1 − p))",
-    "gaussian": lambda pacing: f"exp(−(p − {pacing.gaussian_mean:g})² / (2 · {pacing.gaussian_std:g}²))",
-    "band": lambda pacing: f"1 for {pacing.band_low:g} ≤ p ≤ {pacing.band_high:g}",
-    "uniform": lambda pacing: "1",
-}
-
-
-def _power(base: str, exponent: float) -> str:
-    if exponent == 0:
-        return ""
-    return base if exponent == 1 else f"{base}^{exponent:g} "
+    """The kernel as a formula, and whether its weights were dealt out anew."""
+    return f"w(p) = {kernel_formula(pacing)}{', permuted' if pacing.permute else ''}"
