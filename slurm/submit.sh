@@ -123,7 +123,7 @@ check_port() {
 read_recipe() { # sets WORLD_SIZE, NODES, RANKS_PER_NODE, RUN_DIR, SERVED
     local facts recipe=${ARGUMENTS[0]}
     [ -f "$recipe" ] || fail "$recipe: no such recipe; examples/ has some"
-    facts=$("$PYTHON" "$PACED_REPO/tools/recipe_facts.py" --ranks-per-node "$TASKS_PER_NODE" "${ARGUMENTS[@]}") || exit
+    facts=$("$PYTHON" -m paced_megatron.cluster.layout --ranks-per-node "$TASKS_PER_NODE" "${ARGUMENTS[@]}") || exit
     eval "$facts"
 }
 

@@ -82,7 +82,11 @@ def test_people_read_the_numbers_with_their_intervals(card: str) -> None:
     # Shares 1, 1/2, 0, 0 before and 1, 1, 1/2, 0 after; 0.02 times 3.182, t of 3 degrees of freedom.
     assert "| test | sampled | 2 | 4 | 37.5 % (31.1 to 43.9) | 62.5 % (56.1 to 68.9) |" in card
     assert "| mmlu | acc | 5 | 14042 | 0.4500 | 0.4420 | +0.0080 (+0.0010 to +0.0150) |" in card
-    assert "paired over documents" in card and "w(p) = p^2 (1 − p) of its pass rate" in card and "2603.11178" in card
+    assert (
+        "paired over documents" in card
+        and "w(p) = p^2 (1 − p) of its pass rate" in card
+        and "2603.11178" in card
+    )
     assert f"| training | a\\|b.jsonl | 5 | `{'ab' * 32}` |" in card and "| test | org/set | 4 | – |" in card
     assert "- commit: c0ffee" in card and "- torch: 9.9" in card
 

@@ -1,6 +1,7 @@
-"""What slurm/submit.sh has to know of a recipe, as lines that bash can source.
+"""How a recipe's ranks are laid over nodes, and what else slurm/submit.sh has to know of it, as lines that
+bash can source.
 
-python tools/recipe_facts.py --ranks-per-node 8 recipe.yaml [key=value ...]
+    python -m paced_megatron.cluster.layout --ranks-per-node 8 recipe.yaml [key=value ...]
 
     WORLD_SIZE=16        ranks of the job, a teacher's own among them
     NODES=2              of the layout that fills nodes best

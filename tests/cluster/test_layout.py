@@ -1,4 +1,4 @@
-"""What slurm/submit.sh is told of a recipe: tools/recipe_facts.py."""
+"""What slurm/submit.sh is told of a recipe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loop.recipes import write_recipe
-from tools.recipe_facts import main, ranks_per_node
+from paced_megatron.cluster.layout import main, ranks_per_node
 
 
 @pytest.mark.parametrize(
