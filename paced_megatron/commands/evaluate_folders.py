@@ -26,10 +26,11 @@ from paced_megatron.evaluation.comparison import (
 )
 from paced_megatron.evaluation.evaluate import evaluate, say_warnings
 from paced_megatron.evaluation.measurement import Measurement
-from paced_megatron.evaluation.targets import Target, find_targets, fingerprint
+from paced_megatron.evaluation.targets import Target, find_targets
 from paced_megatron.evaluation.task import Protocol, Task, make_protocol, make_task
 from paced_megatron.exit_codes import DONE
 from paced_megatron.models.families import model_shape
+from paced_megatron.models.identity import fingerprint
 from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.progress import console_for, say, warn
 from paced_megatron.rollout.engines import EngineSetting, JobEngine

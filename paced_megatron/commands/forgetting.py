@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,9 +79,9 @@ def evaluate_forgetting(
         return
     import torch
 
-    from paced_megatron.evaluation.forgetting_files import measure_missing
+    from paced_megatron.evaluation.forgetting_files import measure_missing, outdated
     from paced_megatron.evaluation.forgotten import forgotten, in_words, read_measurement, row_in_words
-    from paced_megatron.progress import say, warn
+    from paced_megatron.progress import say
 
     files = {
         name: {task: out / "forgetting" / f"{name}-{task}.jsonl" for task in options.forgetting}
@@ -89,17 +89,25 @@ def evaluate_forgetting(
     }
     with ExitStack() as held:
         _claim(out / "forgetting", held)
-        for name, folder in folders.items():
+
+        def measure(name: str, again: Sequence[str]) -> None:
             measure_missing(
                 f"{name}: lm-eval",
                 files[name],
                 _asked(options),
-                folder,
+                folders[name],
+                again,
                 device="cuda" if torch.cuda.is_available() else "cpu",
                 log=out / "logs" / "lm-eval.log",
                 console=console,
                 check=check,
             )
+
+        for name in folders:
+            measure(name, ())
+        for name, again in zip(folders, outdated(list(files.values()), FLAG), strict=True):
+            if again:
+                measure(name, again)
     first, *others = folders
     for task in options.forgetting:
         before = read_measurement(files[first][task])
@@ -109,12 +117,7 @@ def evaluate_forgetting(
         for name in others:
             after = read_measurement(files[name][task])
             assert after is not None, "it was measured above"
-            if not before.same_question(after):
-                warn(
-                    console,
-                    f"warning: {task}: {first} and {name} were measured by different versions of lm-eval",
-                )
-                continue
+            assert before.same_question(after), "what could not be compared was measured again"
             for one in forgotten(before, after):
                 say(console, f"{name} against {first}: {in_words(one)}")
 

@@ -4,20 +4,21 @@ no Megatron."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
 from paced_megatron.config import Config, EvaluationConfig
-from paced_megatron.evaluation.forgetting import KEY, check_tasks, measure_forgetting
+from paced_megatron.evaluation.forgetting import KEY, check_installed, check_tasks, measure_forgetting
 from paced_megatron.evaluation.forgotten import TaskMeasurement, read_measurement, write_measurement
 from paced_megatron.inputs import Inputs
+from paced_megatron.models.identity import tokenizer_identity, weights_identity
 from paced_megatron.progress import track, warn
 from paced_megatron.run_folder import RunFolder
 from paced_megatron.training.budget import end_of
-from paced_megatron.training.teacher_cache import weights_identity
 
 BEGIN = (1, 0)  # (stage, step) of the student with which a run begins
 
@@ -65,8 +66,32 @@ def missing_tasks(
     found = {task: read_measurement(path) for task, path in files.items()}
     if not any(found.values()) or not weights.is_dir():
         return list(found)  # a large model's weights take their time to read
-    wanted = asked.fewshot, asked.limit, identity or weights_identity(weights)
+    wanted = asked.fewshot, asked.limit, identity or weights_identity(weights), tokenizer_identity(weights)
     return [task for task, one in found.items() if one is None or not one.is_of(*wanted)]
+
+
+def outdated(students: Sequence[Mapping[str, Path]], where: str) -> list[list[str]]:
+    """Which tasks of each student have to be measured again to be compared: where a task was measured by
+    several versions of lm-eval, those by another than the one installed. Those of one version stay.
+
+    Args:
+        students: as `files_of` for each.
+        where: who asks, for the message.
+
+    Raises:
+        UserError: there are such, and lm-eval is not installed.
+    """
+    versions = [
+        {task: one.lm_eval_version for task, path in files.items() if (one := read_measurement(path))}
+        for files in students
+    ]
+    several = {
+        task for of in versions for task in of if len({one[task] for one in versions if task in one}) > 1
+    }
+    if not several:
+        return [[] for _ in students]
+    check_installed(where)
+    return [[task for task in several & of.keys() if of[task] != version("lm_eval")] for of in versions]
 
 
 def check_forgetting(config: Config, folder: RunFolder, inputs: Inputs) -> None:
@@ -94,6 +119,7 @@ def measure_missing(
     files: Mapping[str, Path],
     asked: Asked,
     weights: Path,
+    again: Collection[str] = (),
     *,
     device: str,
     log: Path,
@@ -106,14 +132,18 @@ def measure_missing(
     Args:
         what: for the progress line.
         files: task -> where its measurement is kept.
+        again: those that are measured again though they are there (`outdated`).
         log: the file that lm-eval's own words are appended to.
         check: called before each forward pass with what is kept; may raise to stop.
         on_done: called with each new measurement and its seconds, when it is on disk.
     """
     identity = weights_identity(weights)
-    tasks = missing_tasks(files, asked, weights, identity)
+    missing = missing_tasks(files, asked, weights, identity)
+    tasks = [task for task in files if task in missing or task in again]
     if not tasks:
         return
+    for task in (task for task in tasks if task not in missing):
+        warn(console, f"{what}: {task} was measured by another version of lm-eval; it is measured again")
     what = f"{what}, {', '.join(tasks)}"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as words, track(what, total=None, unit="sequences", console=console) as bar:
@@ -136,7 +166,7 @@ def measure_missing(
             on_batch=on_batch,
             log=words,
         ):
-            write_measurement(files[one.task], one)
+            write_measurement(files[one.task], replace(one, tokenizer=tokenizer_identity(weights)))
             seconds, started = time.perf_counter() - started, time.perf_counter()
             on_done(one, seconds)
             if one.cut_requests:

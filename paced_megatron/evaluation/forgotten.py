@@ -45,10 +45,12 @@ class TaskMeasurement:
     Attributes:
         task: as it was asked for: a task, a group or a tag of lm-eval.
         num_fewshot, limit: as they were asked for; None: as the task says, and all documents.
-        weights: identity of the student's weights (`training.teacher_cache.weights_identity`).
+        weights: identity of the student's weights (`models.identity.weights_identity`).
         cut_requests: how many contexts were longer than the model's, and were cut on their left.
         rows: the numbers.
         scores: "task/document" -> metric -> the document's score.
+        tokenizer: identity of what makes its prompts ids (`models.identity.tokenizer_identity`); None in a
+            file from before there was this field, which counts as of the same tokenizer.
     """
 
     task: str
@@ -59,14 +61,16 @@ class TaskMeasurement:
     cut_requests: int
     rows: Sequence[TaskRow]
     scores: dict[str, dict[str, float]]
+    tokenizer: str | None = None
 
     def same_question(self, other: TaskMeasurement) -> bool:
         """Whether a difference of the two says something about the students."""
         return self._asked() == other._asked()
 
-    def is_of(self, num_fewshot: int | None, limit: int | None, weights: str) -> bool:
-        """Whether this is what would be measured again."""
-        return (self.num_fewshot, self.limit, self.weights) == (num_fewshot, limit, weights)
+    def is_of(self, num_fewshot: int | None, limit: int | None, weights: str, tokenizer: str) -> bool:
+        """Whether this is what would be measured again, by whichever lm-eval."""
+        same = (self.num_fewshot, self.limit, self.weights) == (num_fewshot, limit, weights)
+        return same and self.tokenizer in (None, tokenizer)
 
     def _asked(self) -> tuple[Any, ...]:
         return (self.task, self.num_fewshot, self.limit, self.lm_eval_version)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.models.families import read_config
 from paced_megatron.models.hub import is_hub_id, local_folder
 from paced_megatron.models.weight_files import WeightFiles
-from paced_megatron.problems.tokenizer import ALL_FILES as TOKENIZER
 from paced_megatron.run_folder import RunFolder
-from paced_megatron.runtime.files import sha256
-
-# What decides what a folder answers: weights, sizes, where a text ends, tokenizer, chat template.
-DECIDES = ("*.safetensors", "config.json", "generation_config.json", *TOKENIZER, "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -85,12 +79,3 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]
-
-
-def fingerprint(folder: Path) -> str:
-    """A hash of everything in the folder that decides what the model answers. Reads every byte of it, about a
-    second a GB."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in DECIDES for path in folder.glob(pattern)}):
-        digest.update(f"{path.name} {sha256(path)}\n".encode())
-    return digest.hexdigest()

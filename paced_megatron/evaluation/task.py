@@ -106,7 +106,7 @@ class Task:
     """Attributes:
     prompts, verifier: how the problems are asked and scored, the template's arguments included.
     token_ids: problem id -> its prompt.
-    weights: the folder's fingerprint (`targets.fingerprint`).
+    weights: the folder's fingerprint (`models.identity.fingerprint`).
     engine: a row of ENGINES.
     out: the folder of this model's results.
     """

@@ -10,6 +10,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.job import Job
 from paced_megatron.models.folder import save_folder
 from paced_megatron.models.gpt import HiddenStatesModel
+from paced_megatron.models.identity import weights_identity
 from paced_megatron.pacing import PassRate, read_pass_rates, read_weights
 from paced_megatron.phases.card import describe
 from paced_megatron.phases.evaluation import evaluate, is_measured, note_best
@@ -28,7 +29,7 @@ from paced_megatron.training.loop import tell_ended, train_stage
 from paced_megatron.training.order import paced_batches
 from paced_megatron.training.source import Source, StoredText
 from paced_megatron.training.student import load_chunks
-from paced_megatron.training.teacher_cache import GB, TeacherCache, weights_identity
+from paced_megatron.training.teacher_cache import GB, TeacherCache
 from paced_megatron.training.trainer import DTYPES, Trainer
 from paced_megatron.training.writers import Writer, open_writers
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from paced_megatron.evaluation.forgetting_files import BEGIN, asked_by, files_of, measure_missing
+from paced_megatron.evaluation.forgetting import KEY
+from paced_megatron.evaluation.forgetting_files import BEGIN, asked_by, files_of, measure_missing, outdated
 from paced_megatron.evaluation.forgotten import (
     Forgotten,
     TaskMeasurement,
@@ -33,18 +35,24 @@ def measure_forgotten(job: Job) -> None:
         return
 
     def work() -> None:
-        _measure(job, BEGIN, job.inputs.student_folder)  # where the verbs are called one by one
         end = end_of(job.folder, job.config)
         assert end is not None, "training has ended"
-        _measure(job, end, job.stage_folder(end[0]).student)
+        students = {BEGIN: job.inputs.student_folder, end: job.stage_folder(end[0]).student}
+        for when, weights in students.items():  # the first too: the verbs may be called one by one
+            _measure(job, when, weights)
+        again = outdated([files_of(job.config, job.folder, when) for when in students], KEY)
+        for (when, weights), tasks in zip(students.items(), again, strict=True):
+            _measure(job, when, weights, tasks)
         for one in _summarise(job, end):
             job.say(in_words(one))
 
     job.world.lead.alone(work, "lm-eval after training")
 
 
-def _measure(job: Job, when: tuple[int, int], weights: Path) -> None:
-    """A file for each task that is missing. Rank 0 only."""
+def _measure(job: Job, when: tuple[int, int], weights: Path, again: Sequence[str] | None = None) -> None:
+    """A file for each task that is missing, or for those of `again`. Rank 0 only."""
+    if again is not None and not again:
+        return
     (stage, step), files = when, files_of(job.config, job.folder, when)
 
     def note(one: TaskMeasurement, seconds: float) -> None:
@@ -56,6 +64,7 @@ def _measure(job: Job, when: tuple[int, int], weights: Path) -> None:
         files,
         asked_by(job.config.evaluation),
         weights,
+        again or (),
         device=str(job.world.device),
         log=job.folder.logs / "lm-eval.log",
         console=job.console,
@@ -72,12 +81,7 @@ def _summarise(job: Job, end: tuple[int, int]) -> list[Forgotten]:
         before, after = read_measurement(first[task]), read_measurement(last[task])
         assert before is not None and after is not None, "_measure made them"
         measured += [(BEGIN, before), (end, after)]
-        if before.same_question(after):
-            lost += forgotten(before, after)
-        else:
-            job.warn(
-                f"{task}: measured by lm-eval {before.lm_eval_version} before training and by "
-                f"{after.lm_eval_version} after it: no difference is taken; remove {first[task]} to repeat it"
-            )
+        assert before.same_question(after), "what could not be compared was measured again"
+        lost += forgotten(before, after)
     write_summary(job.folder.forgetting, measured, lost)
     return lost

@@ -24,20 +24,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from paced_megatron.errors import UserError
-from paced_megatron.runtime.files import sha256, write_atomically
+from paced_megatron.runtime.files import write_atomically
 from paced_megatron.training.examples import Example
 
 SUFFIX = ".safetensors"
 GB = 1e9
-
-
-def weights_identity(folder: Path) -> str:
-    """A hash of a Hugging Face folder's config.json and all of its weights. Reads every byte, about a second
-    a GB."""
-    whole = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        whole.update(bytes.fromhex(sha256(path)))
-    return whole.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class TeacherCache:
 
     Attributes:
         folder: `StageFolder.teacher`.
-        identity: of the teacher's weights, by `weights_identity`.
+        identity: of the teacher's weights, by `models.identity`.
         hidden_size: H_t.
         dtype: of the hidden states.
         device: where they are read to.

@@ -6,7 +6,10 @@ import argparse
 import importlib.util
 import json
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version as lm_eval_version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from paced_megatron.commands.forgetting import add_forgetting, check_forgetting, evaluate_forgetting
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.forgetting import check_tasks, measure_forgetting
-from paced_megatron.evaluation.forgetting_files import Asked, measure_missing, missing_tasks
+from paced_megatron.evaluation.forgetting_files import Asked, measure_missing, missing_tasks, outdated
 from paced_megatron.evaluation.forgotten import (
     TaskMeasurement,
     TaskRow,
@@ -191,12 +194,13 @@ def made(student: Path, tmp_path: Path) -> Iterator[dict[str, Path]]:
     yield files
 
 
-def _measure(files: dict[str, Path], student: Path, check: Any) -> None:
+def _measure(files: dict[str, Path], student: Path, check: Any, again: Sequence[str] = ()) -> None:
     measure_missing(
         "here",
         files,
         ASKED,
         student,
+        again,
         device="cpu",
         log=files["tiny_mmlu_sums"].parent / "lm-eval.log",
         console=Console(quiet=True),
@@ -218,6 +222,42 @@ def test_what_is_there_is_not_made_again_unless_the_weights_or_the_question_diff
     assert missing_tasks(made, Asked(fewshot=1, limit=3), student) == ["tiny_mmlu_sums"]
     assert missing_tasks(made, ASKED, STUDENT) == ["tiny_mmlu_sums"]
     assert missing_tasks(made | {"new": tmp_path / "new"}, ASKED, student) == ["new"]
+
+
+def test_another_tokenizer_is_another_question_but_not_of_a_file_that_does_not_name_one(
+    made: dict[str, Path], student: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(student, tmp_path / "copy")
+    assert missing_tasks(made, ASKED, copy) == []
+    (copy / "tokenizer_config.json").write_text("{}")
+    assert missing_tasks(made, ASKED, copy) == ["tiny_mmlu_sums"]
+    path = made["tiny_mmlu_sums"]
+    head, *documents = map(json.loads, path.read_text().splitlines())
+    del head["tokenizer"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in (head, *documents)))
+    assert missing_tasks(made, ASKED, copy) == []
+
+
+def test_of_measurements_by_several_versions_of_lm_eval_those_by_an_earlier_one_are_made_again(
+    made: dict[str, Path], student: Path, tmp_path: Path
+) -> None:
+    path, now = made["tiny_mmlu_sums"], lm_eval_version("lm_eval")
+    one, earlier = read_measurement(path), tmp_path / "earlier.jsonl"
+    assert one is not None
+    write_measurement(earlier, replace(one, lm_eval_version="0.0.1"))
+    before = {"tiny_mmlu_sums": earlier}
+    assert outdated([before, before], "KEY") == [[], []]  # alike, so that they can be compared
+    assert outdated([before, made], "KEY") == [["tiny_mmlu_sums"], []]
+    _measure(before, student, lambda kept: None)
+    assert _version(earlier) == "0.0.1"
+    _measure(before, student, lambda kept: None, again=["tiny_mmlu_sums"])
+    assert _version(earlier) == now and outdated([before, made], "KEY") == [[], []]
+
+
+def _version(path: Path) -> str:
+    found = read_measurement(path)
+    assert found is not None
+    return found.lm_eval_version
 
 
 def test_one_that_was_stopped_leaves_no_file(student: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from hand_made_runs import config_dict, write_run
 from paced_megatron.errors import UserError
-from paced_megatron.evaluation.targets import find_targets, fingerprint
+from paced_megatron.evaluation.targets import find_targets
+from paced_megatron.models.identity import fingerprint
 from tiny_models import make_tiny_qwen3
 
 

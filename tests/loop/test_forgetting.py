@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from loop.forked import Forkery
 from loop.recipes import QUICKSTART, ROOT, TRAIN_ITERS, TRAIN_PROBLEMS, records, write_recipe
 from paced_megatron.cli import main
+from paced_megatron.models.identity import weights_identity
 from paced_megatron.runtime.files import sha256
-from paced_megatron.training.teacher_cache import weights_identity
 
 TASKS = ROOT / "tests" / "evaluation" / "tasks"
 EVALUATION = {"forgetting_tasks": ["tiny_sorting"], "forgetting_include_path": str(TASKS), "attempts": 2}

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from paced_megatron.errors import UserError
+from paced_megatron.models.identity import weights_identity
 from paced_megatron.training.examples import Example
-from paced_megatron.training.teacher_cache import TeacherCache, weights_identity
+from paced_megatron.training.teacher_cache import TeacherCache
 from tiny_models import make_tiny_qwen3
 
 HIDDEN = 6
