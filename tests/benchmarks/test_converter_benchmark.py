@@ -3,16 +3,13 @@ much memory a conversion takes is."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmark_runs import ROOT, run_benchmark, table
+
 MB = 2**20
 COLUMNS = [
     "date",
@@ -40,20 +37,11 @@ COLUMNS = [
 ]
 
 
-def run(*arguments: object) -> str:
-    command = [sys.executable, "benchmarks/converter.py", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, timeout=240, capture_output=True, text=True
-    ).stdout
-
-
 def test_a_quick_run_writes_a_row_per_variant_with_what_tells_runs_apart(tmp_path: Path) -> None:
     """Its own seed is 7."""
     out = tmp_path / "converter.csv"
-    run("--quick", "--repetitions", 1, "--folder", tmp_path, "--out", out)
-    with out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    run_benchmark("converter.py", "--quick", "--repetitions", 1, "--folder", tmp_path, "--out", out)
+    rows = table(out)
     assert [row["variant"] for row in rows] == ["cp", "cp_synced", "to_megatron", "to_hf"]
     for row in rows:
         assert list(row) == COLUMNS
@@ -76,7 +64,7 @@ def test_a_conversion_holds_a_layer_or_two_and_not_the_model(
         ("to_megatron", "source", "checkpoint"),
         ("to_hf", "checkpoint", "back"),
     ):
-        said = run("--child", direction, tmp_path / given, tmp_path / out)
-        peak = json.loads(said.splitlines()[-1])
+        done = run_benchmark("converter.py", "--child", direction, tmp_path / given, tmp_path / out)
+        peak = json.loads(done.stdout.splitlines()[-1])
         assert peak["anonymous"] < total / 3, (direction, peak, total)
         assert peak["peak"] < total / 2, (direction, peak, total)

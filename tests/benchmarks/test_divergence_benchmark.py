@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmark_runs import run_benchmark, table
+
 COLUMNS = [
     "date",
     "commit",
@@ -37,21 +34,16 @@ COLUMNS = [
 ]
 
 
-def run_it(out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/divergence.py", "--quick", "--repetitions", "2", "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=ROOT, env=environment, timeout=240, capture_output=True, text=True)
+QUICK = ("--quick", "--repetitions", 2, "--out")
 
 
 def test_a_quick_run_adds_a_row_per_variant_with_what_tells_runs_apart(tmp_path: Path) -> None:
     """Its own seed is 5. torch.compile may fail where there is no compiler, and its row says so then."""
     out = tmp_path / "divergence.csv"
     out.write_text(",".join(COLUMNS) + "\n" + "earlier" + "," * (len(COLUMNS) - 1) + "\n")
-    done = run_it(out)
-    assert done.returncode == 0, done.stderr
+    run_benchmark("divergence.py", *QUICK, out)
 
-    with out.open(newline="") as file:
-        earlier, *rows = csv.DictReader(file)
+    earlier, *rows = table(out)
     assert earlier["date"] == "earlier"
     assert [row["variant"] for row in rows] == ["floor", "ours", "torch", "torch.compile"]
     for row in rows:
@@ -67,6 +59,6 @@ def test_a_quick_run_adds_a_row_per_variant_with_what_tells_runs_apart(tmp_path:
 def test_a_file_of_another_form_is_left_as_it_is(tmp_path: Path) -> None:
     out = tmp_path / "divergence.csv"
     out.write_text("seconds\n1.5\n")
-    done = run_it(out)
+    done = run_benchmark("divergence.py", *QUICK, out, check=False)
     assert done.returncode == 2 and "other columns" in done.stderr
     assert out.read_text() == "seconds\n1.5\n"

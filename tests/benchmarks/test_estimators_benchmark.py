@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmark_runs import run_benchmark, table
 
 
 def test_a_quick_run_writes_a_row_for_every_way_and_number_of_attempts(tmp_path: Path) -> None:
@@ -30,18 +26,8 @@ def test_a_quick_run_writes_a_row_for_every_way_and_number_of_attempts(tmp_path:
             for k in range(17)
         )
     )
-    command = [
-        sys.executable,
-        "benchmarks/estimators.py",
-        "--quick",
-        "--rates",
-        str(rates),
-        "--out",
-        str(out),
-    ]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=240)
-    with out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    run_benchmark("estimators.py", "--quick", "--rates", rates, "--out", out)
+    rows = table(out)
     assert len(rows) == 4 * 4 * 3  # problems, ways, numbers of attempts
     assert {row["problems"] for row in rows} == {"uniform", "Beta(.3, .3)", "Beta(.3, .6)", "recorded"}
     for row in rows:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmark_runs import run_benchmark, table
 
 
 @pytest.mark.parallel
 def test_a_quick_run_adds_a_row_per_layout_and_variant(tmp_path: Path) -> None:
     """Its own seeds are 1 to 3. Ratios are of the rows' own numbers: bare over bare is 1."""
     out = tmp_path / "step.csv"
-    command = [sys.executable, "benchmarks/step.py", "--quick", "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, timeout=280, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(out.open()))
+    run_benchmark("step.py", "--quick", "--out", out, timeout=280)
+    rows = table(out)
     assert [(row["layout"], row["variant"]) for row in rows] == [
         (layout, variant) for layout in ("1", "TP 2") for variant in ("bare", "ours", "half")
     ]

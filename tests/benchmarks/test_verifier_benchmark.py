@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmark_runs import run_benchmark, table
 
 
 def test_a_quick_run_leaves_a_row_for_each_load_and_variant_with_what_each_had_right(
     tmp_path: Path, test_data: Path
 ) -> None:
     out = tmp_path / "results" / "verifier.csv"
-    command = [
-        sys.executable,
-        "benchmarks/verifier.py",
-        "--quick",
-        "--out",
-        str(out),
-        "--data",
-        str(test_data),
-    ]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
-    with out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    run_benchmark("verifier.py", "--quick", "--out", out, "--data", test_data)
+    rows = table(out)
     assert [(row["load"], row["variant"]) for row in rows] == [
         (load, variant)
         for load in ("mixed", "computed", "pairs")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -51,22 +50,13 @@ from paced_megatron.training.checkpoints import latest_iteration
 from paced_megatron.training.examples import Example
 from paced_megatron.training.metrics import StepMetrics, append_metrics
 from paced_megatron.training.teacher_cache import TeacherCache
-
-
-def tmpfs(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"no tmpfs may be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+from small_disk import remount, small_disk
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    yield from tmpfs(tmp_path / "disk", "4m")
+    with small_disk(tmp_path / "disk", "4m") as mounted:
+        yield mounted
 
 
 def fill(disk: Path) -> Path:
@@ -223,9 +213,8 @@ def test_quota_and_read_only_file_systems_have_a_line_too_also_behind_a_library_
 def test_a_read_only_folder_is_told_before_anything_is_done(tmp_path: Path, capsys) -> None:
     recipe = recipe_at(tmp_path / "at", "TP1")
     run = tmp_path / "at/run"
-    for mounted in tmpfs(run, "1m"):
-        remount = ["mount", "-o", "remount,ro", str(mounted)]
-        subprocess.run(remount, check=True)
+    with small_disk(run, "1m"):
+        remount(run, "ro")
         assert main(["run", str(recipe)]) == USER_ERROR
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"paced: {run}") and "read-only: make it writable" in said
@@ -236,7 +225,7 @@ def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_i
     forkery, never_interrupted, tmp_path: Path
 ) -> None:
     folder = tmp_path / "at"
-    for disk in tmpfs(folder, "16m"):
+    with small_disk(folder, "16m") as disk:
         recipe = recipe_at(folder, "TP1")
         run = disk / "run"
         for moment, kept in ((in_rollouts, 0), (lambda run: steps_taken(run) >= 4, 3)):
@@ -258,7 +247,7 @@ def test_too_little_room_for_a_checkpoint_is_told_before_the_first_step(
 ) -> None:
     """Here counted from the model, as there is no checkpoint yet."""
     folder = tmp_path / "at"
-    for disk in tmpfs(folder, "16m"):
+    with small_disk(folder, "16m") as disk:
         recipe = recipe_at(folder, "TP1", never_interrupted("TP1"))
         filler = fill(disk)
         with filler.open("rb+") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from paced_megatron.rollout.sglang import launcher
 from paced_megatron.rollout.sglang.engine import SGLangEngine
 from sglang.rollouts import DRAWN, GREEDY, check_file, engine_on, roll_out, some_requests
 from sglang_server import STARTUP_S, Server
+from small_disk import remount, small_disk
 from tiny_models import make_tiny_qwen3
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(2 * STARTUP_S + 120)]
@@ -142,27 +142,18 @@ def test_one_of_two_servers_is_killed_and_the_other_makes_the_rest(victim, resta
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A file system of 8 kB, and what makes it larger."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no tmpfs may be mounted here: {done.stderr.strip()}")
-    larger = ["mount", "-o", "remount,size=1m", str(folder)]
-    yield folder, lambda: subprocess.run(larger, check=True) and None
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "8k") as mounted:
+        yield mounted
 
 
-def test_a_full_disk_ends_the_rollout_and_it_goes_on_when_there_is_room(tiny_server, small_disk, tmp_path):
-    disk, make_room = small_disk
+def test_a_full_disk_ends_the_rollout_and_it_goes_on_when_there_is_room(tiny_server, disk, tmp_path):
     path, requests = disk / "attempts.jsonl", some_requests(16)
     with engine_on([tiny_server.url], tiny_server.folder, concurrency=8) as engine:
         with pytest.raises(UserError, match=f"{path}: the disk is full"):
             roll_out(engine, requests, path)
         kept = read_attempts(path)  # whole lines
         assert 0 < len(kept) < len(requests)
-        make_room()
+        remount(disk, "size=1m")
         assert set(kept) <= set(roll_out(engine, requests, path))
     check_file(path, requests)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmark_runs import run_benchmark, table
+
 COLUMNS = [
     "date",
     "commit",
@@ -39,8 +36,7 @@ COLUMNS = [
 
 
 def check_table(path: Path) -> None:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(path)
     assert [row["variant"] for row in rows] == ["singles", "batches", "ours", "embedded"]
     assert all(list(row) == COLUMNS and all(row.values()) for row in rows)
     # Nearly all texts go on to the limit: a variant that leaves requests out has half of the tokens, or less.
@@ -54,8 +50,6 @@ def check_table(path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_quick_run_on_a_real_server_writes_a_row_per_variant(tiny_server, tmp_path):
     out = tmp_path / "rollout.csv"
-    command = [sys.executable, "benchmarks/rollout.py", "--quick", "--out", out]
-    command += ["--url", tiny_server.url, "--model", tiny_server.folder]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, check=True, timeout=240)
+    server = ("--url", tiny_server.url, "--model", tiny_server.folder)
+    run_benchmark("rollout.py", "--quick", "--out", out, *server)
     check_table(out)

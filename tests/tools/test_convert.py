@@ -23,6 +23,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.models import convert, hf_writer, output
 from paced_megatron.models.checkpoint_metadata import find_checkpoint
 from paced_megatron.models.weight_files import WeightFiles
+from small_disk import small_disk
 from tiny_models import make_tiny_qwen3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,14 +330,8 @@ def test_a_layout_without_dry_run_and_a_missing_output_are_refused(place, capsys
 @pytest.fixture
 def tiny_disk(tmp_path):
     """A file system of 200 KB, half of what the model needs."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no tmpfs may be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "tiny", "200k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("told", ["before", "while writing"])
