@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import logging
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from typing import Any, TextIO
 
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.forgotten import TaskMeasurement, TaskRow
+from paced_megatron.evaluation.lm_eval_process import BOOTSTRAP_DRAWS, alone, random_states_kept
 
 KEY = "evaluation.forgetting_tasks"
 NEEDED = {"lm_eval": "lm-eval", "accelerate": "accelerate"}  # module -> the package that has it
@@ -85,12 +85,12 @@ def measure_forgetting(
         UserError: as `check_tasks`; or the server can't be used.
     """
     with _heard(log):
-        with _random_states_kept():
+        with random_states_kept():
             manager = _manager(tasks, include_path, where)
             model = _served(folder, url, batch_size) if url else _loaded(folder, device, batch_size, on_batch)
         for task in tasks:
             model.cut_requests = 0
-            with _random_states_kept():
+            with random_states_kept():
                 results = _evaluated(model, manager, task, num_fewshot, limit, where)
             yield TaskMeasurement(
                 task=task,
@@ -184,31 +184,18 @@ def _evaluated(
     with _told(task, where):  # again: the data may have gone since the start
         loaded = manager.load([task])
     group = loaded.get("groups", {}).get(task)
-    results = simple_evaluate(
-        model=model,
-        tasks=[group] if group else list(loaded["tasks"].values()),
-        num_fewshot=num_fewshot,
-        limit=limit,
-        task_manager=manager,
-        log_samples=True,  # the documents' scores, for paired differences
-    )
+    with alone():
+        results = simple_evaluate(
+            model=model,
+            tasks=[group] if group else list(loaded["tasks"].values()),
+            num_fewshot=num_fewshot,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP_DRAWS,
+            task_manager=manager,
+            log_samples=True,  # the documents' scores, for paired differences
+        )
     assert results is not None, "one process, so this is rank 0"
     return results
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """lm-eval seeds everything, so that it measures alike each time; a run goes on with its own numbers."""
-    import numpy
-    import torch
-
-    ours, numpys = random.getstate(), numpy.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(ours)
-        numpy.random.set_state(numpys)
 
 
 def _loaded(folder: Path, device: str, batch_size: int, on_batch: Callable[[int], None]) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
+import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from paced_megatron.commands.forgetting import add_forgetting, check_forgetting, evaluate_forgetting
 from paced_megatron.errors import UserError
+from paced_megatron.evaluation import forgetting
 from paced_megatron.evaluation.forgetting import check_tasks, measure_forgetting
 from paced_megatron.evaluation.forgetting_files import Asked, measure_missing, missing_tasks, outdated
 from paced_megatron.evaluation.forgotten import (
@@ -98,6 +101,27 @@ def test_every_documents_score_is_that_of_log_probabilities_in_float64(student: 
     assert (row.task, row.metric, row.documents, row.num_fewshot) == ("tiny_mmlu", "acc", 32, SHOTS)
     assert row.standard_error is not None and 0 < row.standard_error < 0.2 and row.higher_is_better
     assert measured.cut_requests == 0 and measured.lm_eval_version
+
+
+def test_a_metric_that_is_no_mean_has_its_standard_error_without_a_process_started(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matthews' correlation is bootstrapped by lm-eval, in a pool of processes forked from this one."""
+
+    def no_pool(*arguments: Any) -> None:
+        raise AssertionError("forked")
+
+    monkeypatch.setattr(multiprocessing, "Pool", no_pool)
+    monkeypatch.setattr(forgetting, "BOOTSTRAP_DRAWS", 20)  # a draw takes milliseconds
+    monkeypatch.delenv("DISABLE_MULTIPROC", raising=False)
+    tasks = shutil.copytree(TASKS, tmp_path / "tasks")
+    correlation = "metric_list:\n  - {metric: mcc, aggregation: matthews_corrcoef, higher_is_better: true}\n"
+    form = (tasks / "tiny_mmlu_sums.yaml").read_text().replace("tiny_mmlu_sums", "tiny_mcc")
+    (tasks / "tiny_mcc.yaml").write_text(form + correlation)
+    (one,) = measure_forgetting(student, ["tiny_mcc"], num_fewshot=0, include_path=tasks)
+    (row,) = one.rows
+    assert row.metric == "mcc" and row.standard_error is not None
+    assert "DISABLE_MULTIPROC" not in os.environ
 
 
 def test_a_context_that_was_cut_is_counted() -> None:
