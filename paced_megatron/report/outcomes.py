@@ -42,8 +42,8 @@ def _kinds(counts: Counter[str]) -> dict[str, dict[str, float]]:
 def examples(arms: Sequence[NamedRuns]) -> list[dict[str, Any]]:
     """Attempts to look at, up to MOST_EXAMPLES of each kind: of each piece of work one, then another.
 
-    They are the first seed's. A problem and its answer are known of training problems only: a run's folder
-    has no others.
+    They are the first seed's. A problem and its answer are the run's own of training problems, and those of
+    the files that it began with of held-out ones.
     """
     found: dict[str, list[list[dict[str, Any]]]] = {}  # kind -> for each piece of work its examples
     for arm, runs, run in _pieces(arms):
@@ -51,7 +51,7 @@ def examples(arms: Sequence[NamedRuns]) -> list[dict[str, Any]]:
         marker = run.config.problems.verifier.answer_marker
         by_kind: dict[str, list[dict[str, Any]]] = {}
         for example in work.counts.examples(marker):
-            problem = run.problems.get(example["problem_id"], {}) if work.problem_set is None else {}
+            problem = run.problem(work, example["problem_id"])
             about = {
                 "problem_id": shown(example["problem_id"]),
                 "problem": end_of(problem.get("problem"), _PROBLEM),

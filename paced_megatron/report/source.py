@@ -14,12 +14,13 @@ from typing import Any
 from paced_megatron.config import Config
 from paced_megatron.config.io import recorded_config
 from paced_megatron.errors import UserError
-from paced_megatron.evaluation.accuracy import EvaluationRow, read_rows
+from paced_megatron.evaluation.accuracy import TEST, EvaluationRow, read_rows
 from paced_megatron.evaluation.plan import planned
 from paced_megatron.evaluation.strata import read_strata
 from paced_megatron.report.attempts import AttemptCounts, attempt_counts
 from paced_megatron.report.environment import read_environment
 from paced_megatron.report.forgetting import read_forgetting
+from paced_megatron.report.held_out import held_out_problems
 from paced_megatron.run_folder import RunFolder, StageFolder
 from paced_megatron.runtime.files import read_jsonl
 from paced_megatron.timings import Timing, read_timings
@@ -67,6 +68,7 @@ class RunRecord:
         last: (stage, step) of the measurement after training.
         attempted: what was attempted, in the order of the work; of the measurements the first and the last.
         problems: training problem -> its line of problems.jsonl.
+        held_out: as `held_out_problems`.
         strata: test problem -> stratum.
         pass_rates_after: lines of the last stage's file; empty where it was not asked for.
         environment: what was written when the run began; empty for a run that is older than that file.
@@ -80,6 +82,7 @@ class RunRecord:
     rows: list[EvaluationRow]
     attempted: list[Attempted]
     problems: dict[str, dict[str, Any]]
+    held_out: dict[str, dict[str, dict[str, Any]]]
     strata: dict[str, str]
     pass_rates_after: list[dict[str, Any]]
     timings: list[Timing]
@@ -89,6 +92,12 @@ class RunRecord:
     @property
     def name(self) -> str:
         return self.folder.path.name
+
+    def problem(self, work: Attempted, problem_id: str) -> dict[str, Any]:
+        """The `problem` and `answer` of one that was attempted; empty where they are not known."""
+        problem_set = TEST if work.phase == "strata" else work.problem_set
+        known = self.problems if problem_set is None else self.held_out.get(problem_set, {})
+        return known.get(problem_id, {})
 
     @property
     def first(self) -> tuple[int, int]:
@@ -129,6 +138,7 @@ def read_run(folder: RunFolder) -> RunRecord:
         rows=rows,
         attempted=list(_attempted(folder, config, ends)),
         problems={record["id"]: record for record in read_jsonl(folder.problems)},
+        held_out=held_out_problems(config.problems),
         strata=read_strata(folder.strata),
         pass_rates_after=read_jsonl(last.pass_rates_after),
         timings=read_timings(folder.timings),

@@ -7,11 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hand_made_runs import lines, write_run
+import pytest
+
+from hand_made_runs import LEVELS, config_dict, lines, write_run
+from paced_megatron.problems import rows
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.report import write_report
 from paced_megatron.report.outcomes import MOST_EXAMPLES
 from paced_megatron.report.wording import OUTCOME_NAMES
+from paced_megatron.report.write import read_content
+from paced_megatron.run_folder import RunFolder
 
 KINDS = [outcome.value for outcome in Outcome]
 
@@ -59,7 +64,37 @@ def test_an_example_has_its_problem_the_answer_that_was_read_and_the_right_one(r
         assert each["problem"] == f"What is {name}?" and each["gold"] == f"1{name}"
         assert each["answer"] == {"correct": f"1{name}", "incorrect": "no"}.get(each["outcome"])
     [held_out] = [each for each in run_report.content["examples"] if each["step"] == 0][:1]
-    assert held_out["problem"] is None and held_out["gold"] is None  # no file of a run has them
+    assert held_out["problem"] is None and held_out["gold"] is None  # there is no test.jsonl
+
+
+def held_out_examples(tmp_path: Path, text: str, source: str = "test.jsonl") -> list[dict[str, Any]]:
+    """Those of the test set, where its file has this text; its strata were attempted too."""
+    (tmp_path / "test.jsonl").write_text(text)
+    test = source if source.startswith("hf://") else str(tmp_path / source)
+    problems = {"train": "train.jsonl", "test": test}
+    folder = write_run(tmp_path / "run", config=config_dict(tmp_path, problems=problems))
+    attempts = (folder / "stage-1/evaluation/step-0000000/test-sampled.jsonl").read_text()
+    RunFolder(folder).stage(1).strata_attempts.write_text(attempts)
+    examples = read_content(folder)["examples"]
+    return [each for each in examples if each["phase"] in ("evaluation", "strata")]
+
+
+def test_an_example_of_a_held_out_problem_has_its_text_where_the_set_s_file_is_there(tmp_path: Path):
+    made = [{"id": name, "problem": f"Held out: {name}", "answer": f"9{name}"} for name in LEVELS]
+    found = held_out_examples(tmp_path, "".join(json.dumps(row) + "\n" for row in made))
+    assert {each["phase"] for each in found} == {"evaluation", "strata"}
+    for each in found:
+        assert each["problem"] == f"Held out: {each['problem_id']}"
+        assert each["gold"] == f"9{each['problem_id']}"
+
+
+@pytest.mark.parametrize(("text", "source"), [("{", "test.jsonl"), ("", "gone.jsonl"), ("", "hf://a/b")])
+def test_a_set_that_is_not_there_any_more_leaves_its_examples_without_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, source: str
+):
+    monkeypatch.setattr(rows, "_hub_rows", None)  # a report asks no network
+    found = held_out_examples(tmp_path, text, source)
+    assert found and all(each["problem"] is None and each["gold"] is None for each in found)
 
 
 def test_a_page_has_few_examples_of_a_kind_from_as_many_places_as_there_are(experiment_report: Any):
