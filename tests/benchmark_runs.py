@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 240
+# What every table begins with: what tells one run of a benchmark from another.
+ABOUT_THE_RUN = ["date", "commit", "torch", "python", "device", "cpu", "threads"]
 
 
 def run_benchmark(

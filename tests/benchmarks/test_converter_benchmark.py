@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark_runs import ROOT, run_benchmark, table
+from benchmark_runs import ABOUT_THE_RUN, ROOT, run_benchmark, table
 
 MB = 2**20
 COLUMNS = [
-    "date",
-    "commit",
-    "torch",
-    "python",
-    "device",
-    "cpu",
-    "threads",
+    *ABOUT_THE_RUN,
     "hidden_size",
     "layers",
     "vocabulary",

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark_runs import run_benchmark, table
+from benchmark_runs import ABOUT_THE_RUN, run_benchmark, table
 
 COLUMNS = [
-    "date",
-    "commit",
-    "torch",
-    "python",
-    "device",
-    "cpu",
-    "threads",
+    *ABOUT_THE_RUN,
     "workspace_mb",
     "vocabulary",
     "tokens",

@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark_runs import run_benchmark, table
+from benchmark_runs import ABOUT_THE_RUN, run_benchmark, table
 
 COLUMNS = [
-    "date",
-    "commit",
-    "torch",
-    "python",
-    "device",
-    "cpu",
-    "threads",
+    *ABOUT_THE_RUN,
     "sglang",
     "requests",
     "max_new_tokens",
