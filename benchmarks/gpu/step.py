@@ -36,7 +36,7 @@ from benchmarks.gpu.step_shapes import REAL, TINY, write_models
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST_S = 20.0  # under which no variant is begun: importing and reading take that long
-SLACK_S = 30.0  # that a process may be late, before it is ended
+SLACK_S = 15.0  # that a process may be late, before it is ended
 SHOWN = (
     "variant",
     "what",
@@ -58,7 +58,7 @@ GPU = Job(
     measures=[],
     lengths=[],
     tokens=8192,
-    seconds=0.0,
+    ends=0.0,
     repetitions=30,
     lr=1e-4,
     first_text=8192,
@@ -116,7 +116,7 @@ def rows_of(job: Job) -> Iterator[dict[str, Any]]:
             late.set()
             process.kill()
 
-        timer = threading.Timer(job.seconds + SLACK_S, end_it)
+        timer = threading.Timer(max(0.0, job.ends - time.monotonic()) + SLACK_S, end_it)
         timer.start()
         for line in process.stdout:
             if line.startswith(SIGN):
@@ -138,7 +138,7 @@ def run(job: Job, variants: list[str], table: Table, minutes: float) -> None:
         if share < LEAST_S and not job.dry_run:
             rows = iter([{"variant": variant, "what": "end", "status": "no time left", "dtype": job.dtype}])
         else:
-            rows = rows_of(replace(job, variant=variant, seconds=share - LEAST_S / 2))
+            rows = rows_of(replace(job, variant=variant, ends=time.monotonic() + share))
         for row in rows:
             table.add(row)
             found = [f"found {row['found']} ({row['bound']})"] if row.get("bound") else []
@@ -163,6 +163,7 @@ def main() -> int:
         choices=["step", "text", "batch"],
         help="steps, the longest text, the largest batch; of every variant, else what is worth it",
     )
+    parser.add_argument("--commit", help="for the column, where the machine has no git repository")
     parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU, in float32")
     options = parser.parse_args()
     job = DRY if options.dry_run else GPU
@@ -177,7 +178,7 @@ def main() -> int:
         measures=options.measures or [],
     )
     try:
-        table = Table(options.out, job.device)
+        table = Table(options.out, job.device, options.commit)
     except ValueError as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory(dir=room(8 * 2**30)) as folder:

@@ -24,6 +24,7 @@ SIGN = "ROW "
 
 class Variant(Protocol):
     optimizer: str
+    made_of: str
 
     def prepare(self, batch: Batch) -> None: ...
 
@@ -41,7 +42,7 @@ class Job:
         folder: of `write_models`.
         measures: among step, text, batch; empty: those of the variant.
         lengths, tokens: steps are timed of `tokens // length` texts, at least one.
-        seconds: for all of it, from here on.
+        ends: when all of it has to be done, by time.monotonic(), which a machine's processes share.
         repetitions: of a step, at most.
         first_text, most_text, text_step: where the search for the longest text begins and ends, and how fine
             it is.
@@ -57,7 +58,7 @@ class Job:
     measures: list[str]
     lengths: list[int]
     tokens: int
-    seconds: float
+    ends: float
     repetitions: int
     lr: float
     first_text: int
@@ -256,7 +257,7 @@ def matmul_rate(device: str, dtype: torch.dtype, size: int) -> float:
 def main() -> int:
     warnings.filterwarnings("ignore")
     job = Job(**json.loads(sys.argv[1]))
-    end, kind = time.monotonic() + job.seconds, VARIANTS[job.variant]
+    kind = VARIANTS[job.variant]
     vocab_size = (TINY if job.dry_run else REAL).student.vocab_size
     rate = matmul_rate(job.device, getattr(torch, job.dtype), job.matmul)
     variant = kind.make(job)
@@ -265,6 +266,7 @@ def main() -> int:
         "status": "ok",
         "dtype": job.dtype,
         "optimizer": variant.optimizer,
+        "made_of": variant.made_of,
         "recompute": int(kind.recompute),
     }
 
@@ -276,11 +278,11 @@ def main() -> int:
     measures = job.measures or kind.measures
     searches = [name for name in measures if name != "step"]
     if "step" in measures:
-        share = (end - time.monotonic()) / (len(job.lengths) + 2 * len(searches))
+        share = (job.ends - time.monotonic()) / (len(job.lengths) + 2 * len(searches))
         for length in job.lengths:
             show(timed(variant, job, length, min(share, 20.0), rate))
     for number, name in enumerate(searches):
-        share = (end - time.monotonic()) / (len(searches) - number)
+        share = (job.ends - time.monotonic()) / (len(searches) - number)
         show(search(variant, job, name, share, vocab_size))
     variant.close()
     return 0

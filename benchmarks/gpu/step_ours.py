@@ -48,6 +48,15 @@ class Ours:
         )
         self.examples: list[Example] = []
 
+    @property
+    def made_of(self) -> str:
+        """Whose attention, and how Adam goes over the weights: chosen by what is installed."""
+        attention = self.trainer.student.chunks[0].decoder.layers[0].self_attention.core_attention
+        optimizer = self.trainer.optimizer
+        adam = getattr(optimizer, "chained_optimizers", [optimizer])[0].optimizer
+        whose, fused = type(adam).__module__.partition(".")[0], adam.param_groups[0].get("fused")
+        return f"{type(attention).__name__}; {whose} {type(adam).__name__}{', fused' if fused else ''}"
+
     def prepare(self, batch: Batch) -> None:
         """Outside of what is timed: the texts, as the trainer's source hands them out."""
         cut = batch.prompt

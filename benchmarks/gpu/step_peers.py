@@ -30,7 +30,8 @@ def load(folder: Path, dtype: torch.dtype, device: str) -> Any:
 class Transformers:
     """The loop that people write: logits of all tokens, KL in float32 over those of the response."""
 
-    optimizer = "AdamW(fused); weights, gradients and moments in the weights' dtype"
+    optimizer = "AdamW; weights, gradients and moments in the weights' dtype"
+    made_of = "sdpa; torch AdamW, fused"
 
     def __init__(
         self, folder: Path, dtype: torch.dtype, lr: float, device: str, *, recompute: bool = False
@@ -90,8 +91,9 @@ class Trl:
         from datasets import Dataset
 
         self.distillation, self.device = distillation, device
+        self.made_of = Transformers.made_of + ("; liger's norm, rope and mlp" if liger else "")
         self.optimizer = (
-            "AdamW(fused); float32 weights, gradients and moments, bf16 autocast"
+            "AdamW; float32 weights, gradients and moments, bf16 autocast"
             if defaults
             else Transformers.optimizer
         )

@@ -21,6 +21,7 @@ MEASURED = (
     "prompt",
     "dtype",
     "optimizer",
+    "made_of",
     "recompute",
     "median_ms",
     "min_ms",
@@ -56,12 +57,16 @@ def _version(package: str) -> str:
 class Table:
     """A CSV whose rows are appended as they come."""
 
-    def __init__(self, out: Path, device: str) -> None:
-        """Raises ValueError: the file is there, with other columns."""
+    def __init__(self, out: Path, device: str, commit: str | None = None) -> None:
+        """
+        Args:
+            commit: None: that of the repository, which a lent machine may not have.
+
+        Raises ValueError: the file is there, with other columns.
+        """
         self.out = out
-        self.about = about_this_run(device) | {
-            f"{package}_version": _version(package) for package in PACKAGES
-        }
+        self.about = about_this_run(device) | {f"{name}_version": _version(name) for name in PACKAGES}
+        self.about["commit"] = commit or self.about["commit"]
         self.rows: list[dict[str, Any]] = []
         columns = [*self.about, *MEASURED]
         if out.exists():

@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from benchmarks.gpu import step
 from benchmarks.gpu.step_one import largest
 from benchmarks.gpu.step_rows import Table, disagreements, goals
 from benchmarks.gpu.step_shapes import REAL, TINY, Batch, done_flop, useful_flop, write_models
@@ -38,7 +40,8 @@ def test_a_dry_run_computes_the_same_losses_and_leaves_a_row_for_each_measure(tm
     The third loss has two optimizer steps in it."""
     out = tmp_path / "step.csv"
     variants = ["ours", "transformers", "trl gkd"]
-    done = run("-m", "benchmarks.gpu.step", "--dry-run", "--out", str(out), "--variants", *variants)
+    arguments = ["--dry-run", "--commit", "abc123", "--out", str(out), "--variants", *variants]
+    done = run("-m", "benchmarks.gpu.step", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader(out.open()))
     measures = ["check", "step", "step", "longest text", "largest batch"]
@@ -46,7 +49,13 @@ def test_a_dry_run_computes_the_same_losses_and_leaves_a_row_for_each_measure(tm
         mine = [row for row in rows if row["variant"] == variant]
         assert [(row["what"], row["status"]) for row in mine] == [(what, "ok") for what in measures]
         for row in mine:
-            assert row["commit"] and row["date"] and row["torch"] and row["transformers_version"]
+            assert (
+                row["commit"] == "abc123"
+                and row["made_of"]
+                and row["date"]
+                and row["torch"]
+                and row["transformers_version"]
+            )
         for row in mine[1:3]:
             assert float(row["median_ms"]) > 0 and float(row["tokens_per_s"]) > 0
             assert float(row["share_of_matmul"]) > 0 and int(row["repetitions"]) == 3
@@ -117,17 +126,16 @@ def test_the_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_search_finds_the_largest_number_that_fits_to_a_step_or_a_sixteenth(seed: int) -> None:
     draw = random.Random(seed)
-    limit, start = draw.randrange(1, 5000), draw.choice([1, 7, 64, 1024])
-    step = draw.choice([1, 8, 64])
+    limit, start, fine = draw.randrange(1, 5000), draw.choice([1, 7, 64, 1024]), draw.choice([1, 8, 64])
     tried: list[int] = []
 
     def fits(number: int) -> str | None:
         tried.append(number)
         return None if number <= limit else "out of memory"
 
-    found, bound = largest(fits, start, 100_000, step, math.inf)
+    found, bound = largest(fits, start, 100_000, fine, math.inf)
     assert bound == "out of memory" and len(tried) == len(set(tried)) < 30
-    assert found <= limit < found + 2 * max(step, found / 16)
+    assert found <= limit < found + 2 * max(fine, found / 16)
 
 
 def test_a_search_stops_at_its_end_and_where_the_next_try_would_take_too_long() -> None:
@@ -139,6 +147,12 @@ def test_a_search_stops_at_its_end_and_where_the_next_try_would_take_too_long() 
 
     assert largest(slow, 10, 1000, 10, until=50.0, clock=lambda: now[0]) == (40, "time")
     assert now[0] == 1 + 4 + 16
+
+
+def test_a_process_that_is_late_is_ended_and_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "SLACK_S", 0.1)
+    (found,) = step.rows_of(replace(step.DRY, variant="transformers", folder="/nowhere", ends=0.0))
+    assert (found["variant"], found["what"], found["status"]) == ("transformers", "end", "out of time")
 
 
 def row(variant: str, what: str, **known: Any) -> dict[str, Any]:
