@@ -92,8 +92,7 @@ def disagreements(rows: Sequence[Row]) -> list[str]:
             apart = abs(of - reference) / abs(reference)
             if not apart <= SAME_LOSS[row["dtype"]]:
                 found.append(
-                    f"{row['variant']}: {loss} {of:.6g}, not the same as {checked[0]['variant']}'s "
-                    f"{reference:.6g}"
+                    f"{row['variant']}: {loss} {of:.6g}, not the {reference:.6g} of {checked[0]['variant']}"
                 )
     return found
 
