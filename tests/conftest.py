@@ -72,6 +72,7 @@ LONG_FILES = (
     "runtime/test_launch.py",
     "benchmarks/test_converter_benchmark.py",
     "benchmarks/test_divergence_benchmark.py",
+    "benchmarks/test_gpu_step_benchmark.py",
 )
 
 
