@@ -1,9 +1,13 @@
-"""What `divergence.py` times: floor, ours and plain torch, from the same models to the same gradients."""
+"""What `divergence.py` times: floor, ours and plain torch, from the same models to the same gradients.
+
+`gpu/divergence_variants.py` takes the models, ours and the way to a gradient from here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +18,7 @@ from paced_megatron.divergence import weighted_divergence
 
 @dataclass(frozen=True)
 class Models:
-    """What every variant starts from: N tokens of both models, and both heads [V, H]."""
+    """What every variant starts from: N tokens of both models, and both heads [V, H_s] and [V, H_t]."""
 
     student_hidden: Tensor
     student_head: Tensor
@@ -24,18 +28,33 @@ class Models:
 
     @staticmethod
     def of(
-        vocabulary: int, tokens: int, hidden_size: int, device: str, dtype: torch.dtype = torch.float32
+        vocabulary: int,
+        tokens: int,
+        hidden_size: int,
+        device: str,
+        dtype: torch.dtype = torch.float32,
+        *,
+        noise: float = 0.5,
+        wider_by: int = 0,
     ) -> Models:
-        """Logits with a standard deviation of 3, the teacher's near the student's: about 1 nat per token."""
+        """Logits with a standard deviation of 3, the teacher's further off by noise times that: 0.5 is about
+        1 nat per token, less about 4.5 noise**2. The teacher's hidden states are wider_by numbers longer
+        than the student's.
+        """
         torch.manual_seed(5)
         hidden = torch.randn(tokens, hidden_size, device=device)
         head = torch.randn(vocabulary, hidden_size, device=device).mul_(3 / hidden_size**0.5)
-        teacher_hidden = hidden + 0.5 * torch.randn(tokens, hidden_size, device=device)
+        teacher_hidden = hidden + noise * torch.randn(tokens, hidden_size, device=device)
         weights = torch.full((tokens,), 1 / tokens, device=device)
         # The teacher's head is another tensor: one that lies in the cache already would help it.
-        hidden, head, teacher_hidden = hidden.to(dtype), head.to(dtype), teacher_hidden.to(dtype)
         teacher_head = head.clone()
-        return Models(hidden.requires_grad_(), head.requires_grad_(), teacher_hidden, teacher_head, weights)
+        if wider_by:  # noise as well, a tenth of the other one's variance
+            rest = 0.3 * noise * torch.randn(tokens, wider_by, device=device)
+            teacher_hidden = torch.cat([teacher_hidden, rest], dim=1)
+            rest = torch.randn(vocabulary, wider_by, device=device).mul_(3 / wider_by**0.5)
+            teacher_head = torch.cat([teacher_head, rest], dim=1)
+        student_hidden, student_head = hidden.to(dtype).requires_grad_(), head.to(dtype).requires_grad_()
+        return Models(student_hidden, student_head, teacher_hidden.to(dtype), teacher_head.to(dtype), weights)
 
 
 Gradients = tuple[Tensor, Tensor]
@@ -63,7 +82,10 @@ def floor(models: Models, workspace_mb: float | None) -> Job:
     return job
 
 
-def ours(models: Models, workspace_mb: float | None) -> Job:
+def ours(models: Models, workspace_mb: float | None, **options: Any) -> Job:
+    """options: more of `weighted_divergence`'s; forward KL unless they say otherwise."""
+    asked = {"divergence": "forward_kl", "workspace_mb": workspace_mb} | options
+
     def job() -> Gradients:
         result = weighted_divergence(
             models.student_hidden,
@@ -71,12 +93,11 @@ def ours(models: Models, workspace_mb: float | None) -> Job:
             models.teacher_hidden,
             models.teacher_head,
             models.weights,
-            divergence="forward_kl",
             vocab_size=models.student_head.shape[0],
             compute_grad=True,
-            workspace_mb=workspace_mb,
+            **asked,
         )
-        return _gradients(models, result.loss)
+        return gradients(models, result.loss)
 
     return job
 
@@ -95,15 +116,15 @@ def torch_loss(
 
 
 def materialised(models: Models, workspace_mb: float | None) -> Job:
-    return lambda: _gradients(models, torch_loss(*vars(models).values()))
+    return lambda: gradients(models, torch_loss(*vars(models).values()))
 
 
 def compiled(models: Models, workspace_mb: float | None) -> Job:
     loss = torch.compile(torch_loss, dynamic=False)
-    return lambda: _gradients(models, loss(*vars(models).values()))
+    return lambda: gradients(models, loss(*vars(models).values()))
 
 
-def _gradients(models: Models, loss: Tensor) -> Gradients:
+def gradients(models: Models, loss: Tensor) -> Gradients:
     hidden, head = torch.autograd.grad(loss, [models.student_hidden, models.student_head])
     return hidden, head
 
