@@ -97,11 +97,7 @@ def choose(
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     on_gpu = machine.device == "cuda"
     missing = _missing(machine)
-    unfit = (
-        f"float64 is computed, and the kernels are float32's ({divergence})"
-        if dtype != torch.float32
-        else None
-    )
+    unfit = "float64 is computed, and the kernels are float32's" if dtype != torch.float32 else None
     if kernels == "triton" and (obstacle := unfit or missing or _nowhere(machine)):
         raise ValueError(f"kernels: triton cannot be: {obstacle}; take auto or torch")
     could = on_gpu and row.kernels and unfit is None and kernels == "auto"

@@ -33,8 +33,8 @@ def part_of(
 
 
 def logits_of(rows: int, columns: int, *, longer: int = 0, strength: float = 1.0, seed: int = 3) -> Tensor:
-    """[2, rows, columns] in rows that are longer: the teacher's are the student's and a disturbance. The longer
-    part is full of what no softmax survives."""
+    """[2, rows, columns] in rows that are longer: the teacher's are the student's and a disturbance. The
+    longer part is full of what no softmax survives."""
     random = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, rows, columns + longer, generator=random)
     logits[0] *= 3.0
@@ -104,7 +104,7 @@ def test_sums_values_and_gradient_are_those_of_torch(
 def test_near_the_teacher_the_gradient_is_as_exact_as_torchs_at_qwens_vocabulary(
     divergence: str, parameter: float | None
 ) -> None:
-    """At 0.0007 nats per token, where probabilities cancel to a hundredth; against float64 of the same logits."""
+    """At 0.0007 nats per token, where probabilities cancel to a hundredth; against float64 of the logits."""
     columns = 151_936
     logits, weights = logits_of(1, columns, strength=0.038), torch.ones(1, device=DEVICE)
     forward_kl, _ = in_float64("forward_kl", None, logits, weights, 1.0)

@@ -1,7 +1,7 @@
 """What the kernels do with one entry of the vocabulary.
 
-exp and log are the GPU's fast ones, with errors of a few float32 roundings. expm1 and log1p are made of them by
-Kahan's quotients, in which an error of the inner function cancels; the interpreter has no others.
+exp is the GPU's fast one, with an error of a few float32 roundings. expm1 and log1p are made of exp and log
+by Kahan's quotients, in which an error of the inner exp cancels; the interpreter has no others.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def log1p(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def of_mixture(DIVERGENCE: tl.constexpr, p_student, p_teacher, log_ratio, share):  # type: ignore[no-untyped-def]
-    """(g, summand): docs/method.md, 2; share is beta or skew. g = dD / dp_S without its constant and its constant
-    factor; the value is the summands' total, for jsd its teacher's half. As in ../mixtures.py."""
+    """(g, summand): docs/method.md, 2; share is beta or skew. g = dD / dp_S without its constant and its
+    constant factor; the value is the summands' total, for jsd its teacher's half. As in ../mixtures.py."""
     if DIVERGENCE == "jsd":
         g = -log1p(share * expm1(tl.minimum(log_ratio, LARGEST)))
         summand = -p_teacher * log1p((1.0 - share) * expm1(tl.minimum(-log_ratio, LARGEST)))

@@ -58,8 +58,8 @@ def gradient_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     DIVERGENCE: tl.constexpr,
 ):
-    """One program a block of a row; known [n, KNOWN] as in part.py. out may be the student's logits: each thread
-    writes the entries that it has read, and no other."""
+    """One program a block of a row; known [n, KNOWN] as in part.py. out may be the student's logits: each
+    thread writes the entries that it has read, and no other."""
     BLOCKS: tl.constexpr = (COLUMNS + BLOCK - 1) // BLOCK
     row = (tl.program_id(0) // BLOCKS).to(tl.int64)
     start = tl.program_id(0) % BLOCKS * BLOCK

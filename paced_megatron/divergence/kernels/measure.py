@@ -119,8 +119,8 @@ def _block(  # type: ignore[no-untyped-def]
 def measure(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, labels: bool
 ) -> tuple[Tensor, Tensor]:
-    """[n, V] float32 each, rows of whatever stride, left as they are -> (sums [n, 8], or [n, 10] with columns 4
-    and 9 left for the labels; maxima [2, n] of the logits themselves)."""
+    """[n, V] float32 each, rows of whatever stride, left as they are -> (sums [n, 8], or [n, 10] with columns
+    4 and 9 left for the labels; maxima [2, n] of the logits themselves)."""
     n, columns = student_logits.shape
     half = 5 if labels else 4
     sums, maxima = student_logits.new_empty(n, 2 * half), student_logits.new_empty(2, n)

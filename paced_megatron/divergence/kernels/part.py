@@ -1,4 +1,4 @@
-"""The vocabulary part of the walk with Triton kernels: what `torch_part.TorchPart` is with torch's operations."""
+"""The vocabulary part of the walk with Triton kernels, as `torch_part.TorchPart` is with torch's."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class TritonPart:
         sums, maxima = measure(*logits, self.temperature, labels=labels is not None)
         if labels is not None:
             for column, z in zip((4, 9), logits, strict=True):
-                picked = label_logit(z, self.shard, labels)
-                sums[:, column] = picked / self.temperature
+                sums[:, column] = label_logit(z, self.shard, labels) / self.temperature
         block = _Block(self, student_logits, teacher_logits, maxima, sums[:, 0], sums[:, sums.shape[1] // 2])
         return Measured(sums, block.evaluate)
 
