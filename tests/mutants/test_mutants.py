@@ -141,6 +141,30 @@ MUTANTS = [
         OTHER_GROUPS,
     ),
     Mutant(
+        "sums are not brought to a block's higher maximum",
+        "paced_megatron/divergence/kernels/measure.py",
+        "return scale * sum_exp + e,",
+        "return sum_exp + e,",
+        "tests/divergence/test_kernels.py"
+        "::test_sums_values_and_gradient_are_those_of_torch[forward_kl-None-2999]",
+    ),
+    Mutant(
+        "with tensor cores the gradient lacks the temperature",
+        "paced_megatron/divergence/walk.py",
+        "[block] / self.products.temperature",
+        "[block]",
+        "tests/divergence/test_tensor_cores.py"
+        "::test_the_gradient_of_bf16_models_is_right_to_its_rounding_at_any_kl[forward_kl-None-1.0]",
+    ),
+    Mutant(
+        "the next chunk's logits overwrite this one's",
+        "paced_megatron/divergence/walk.py",
+        "logits[number % 2]",
+        "logits[0]",
+        "tests/divergence/test_pipelined.py"
+        "::test_numbers_and_gradients_are_those_of_the_plain_walk_to_the_last_digit[2]",
+    ),
+    Mutant(
         "the maxima are not shared between shards",
         "paced_megatron/divergence/statistics.py",
         "(of[0] - of[0].amax(0) for of in (student, teacher))",
