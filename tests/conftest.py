@@ -68,6 +68,7 @@ LONG_FILES = (
     "examples/test_recipes.py",
     "rollout/test_sglang.py",
     "divergence/test_eight_ranks.py",
+    "divergence/test_hopper.py",
     "models/test_layouts.py",
     "divergence/test_memory.py",
     "runtime/test_pool.py",

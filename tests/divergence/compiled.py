@@ -1,5 +1,5 @@
 """Compiles every kernel of the loss for GPUs that are not there, and prints as JSON what came out; see
-test_hopper.py. Run as a script: compiled.py '[[90, 151936]]', pairs of compute capability and vocabulary."""
+test_hopper.py. A script: compiled.py '[[90, 151936, ["jsd"]]]', of capability, vocabulary, divergences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,21 @@ from paced_megatron.divergence.kernels.mixtures import mixture_kernel
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 MIXTURES = ("jsd", "skew_forward_kl", "skew_reverse_kl")
-DIVERGENCES = ("forward_kl", "reverse_kl", *MIXTURES)
 INTEGERS = {"rows": "i32", "student_stride": "i64", "teacher_stride": "i64", "out_stride": "i64"}
 FLOATS = ("over_temperature", "share")
 
 
-def kernels(columns: int) -> Iterator[tuple[str, Any, Launch, dict[str, Any], str]]:
+def kernels(
+    columns: int, divergences: Sequence[str]
+) -> Iterator[tuple[str, Any, Launch, dict[str, Any], str]]:
     """(name, kernel, launch, constants, dtype of the result)."""
     row, block = reduction(columns), elementwise(columns)
     yield "measure", measure_kernel, row, {"COLUMNS": columns, "HALF": 5, "BLOCK": row.block}, "fp32"
     common = {"COLUMNS": columns, "KNOWN": 6}
-    for name in MIXTURES:
+    for name in (one for one in divergences if one in MIXTURES):
         constants = {**common, "BLOCK": row.block, "DIVERGENCE": name}
         yield f"sums {name}", mixture_kernel, row, constants, "fp32"
-    for name in DIVERGENCES:
+    for name in divergences:
         for dtype in ("fp32", "bf16"):
             constants = {**common, "BLOCK": block.block, "DIVERGENCE": name}
             yield f"gradient {name} {dtype}", gradient_kernel, block, constants, dtype
@@ -73,10 +74,10 @@ def usage(binary: bytes) -> dict[str, int]:
     return dict(zip(("registers", "stack", "local"), map(int, found.groups()), strict=True))
 
 
-def main(asked: list[tuple[int, int]]) -> None:
+def main(asked: list[tuple[int, int, list[str]]]) -> None:
     out = []
-    for capability, columns in asked:
-        for name, kernel, launch, constants, dtype in kernels(columns):
+    for capability, columns, divergences in asked:
+        for name, kernel, launch, constants, dtype in kernels(columns, divergences):
             made = compiled(kernel, launch, constants, dtype, capability)
             text = made.asm["ptx"]
             stored = r"st\.global\.v4\.b32" if dtype == "fp32" else r"st\.global\.v[24]\.b32"

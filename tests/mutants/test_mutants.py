@@ -194,9 +194,9 @@ MUTANTS = [
     ),
     Mutant(
         "the temperature is forgotten in the hidden gradient",
-        "paced_megatron/divergence/walk.py",
-        "project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)",
-        "project_back(logit_gradient, heads.student, workspace.head_rows)",
+        "paced_megatron/divergence/matmul.py",
+        "return hidden.div_(self.divisor)",
+        "return hidden",
         f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
     ),
     Mutant(
@@ -209,8 +209,8 @@ MUTANTS = [
     Mutant(
         "a chunk overwrites the head's gradient of those before it",
         "paced_megatron/divergence/walk.py",
-        "before = 1 if part.start else 0",
-        "before = 0",
+        "first = chunk.tokens.start == 0",
+        "first = True",
         f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
     ),
     Mutant(
