@@ -22,7 +22,7 @@ def _absorb(low_by, gap, sum_exp, sum_logit, sum_gap, shift, gap_shift):  # type
     return scale * sum_exp + e, sum_logit, sum_gap
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # a short last chunk is no reason to compile again
 def measure_kernel(  # type: ignore[no-untyped-def]
     student,
     teacher,
