@@ -37,6 +37,7 @@ _MAY_DIFFER = (
     "training.recompute_granularity",
     "training.recompute_num_layers",
     "training.loss_workspace_mb",
+    "training.loss_kernels",
     # What is kept and shown, not what is trained.
     "training.save_interval",
     "training.keep_checkpoints",

@@ -12,7 +12,7 @@ from paced_megatron.config.layouts import LAYOUT_RULES, Rule
 from paced_megatron.config.pacing_rules import PACING_RULES
 from paced_megatron.config.teacher_rules import TEACHER_RULES
 from paced_megatron.config.text_rules import TEXT_RULES
-from paced_megatron.divergence import check_parameter
+from paced_megatron.divergence import check_kernels, check_parameter
 
 
 def _some_stages(config: Config) -> str | None:
@@ -137,6 +137,20 @@ def _parameters_fit(config: Config) -> str | None:
     return None
 
 
+def _kernels_can_be(config: Config) -> str | None:
+    for number, stage in enumerate(config.stages):
+        try:
+            check_kernels(config.training.loss_kernels, stage.divergence)
+        except ValueError as error:
+            said = str(error).removeprefix("kernels: ")
+            return (
+                f"training.loss_kernels={config.training.loss_kernels}: {said} (stages.{number}.divergence)"
+            )
+    if config.training.loss_kernels == "triton" and config.training.params_dtype == "float64":
+        return "training.loss_kernels=triton: the kernels are float32's, and training.params_dtype is float64"
+    return None
+
+
 def _kept_share_is_used(config: Config) -> str | None:
     training = config.training
     if training.token_weights == "tip" or training.token_weights_kept == TrainingConfig.token_weights_kept:
@@ -237,6 +251,11 @@ RULES: list[Rule] = [
         "stages",
         "has a `divergence_parameter` where the divergence needs one, and none where it takes none",
         _parameters_fit,
+    ),
+    (
+        "training.loss_kernels",
+        "is `triton` only where all divergences have kernels (not akl), and not in float64",
+        _kernels_can_be,
     ),
     (
         "training.global_batch_size",

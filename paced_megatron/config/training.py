@@ -84,6 +84,13 @@ class TrainingConfig(BudgetConfig):
             at_least=1,
         ),
     ] = None
+    loss_kernels: Annotated[
+        Literal["auto", "torch", "triton"],
+        Key(
+            "what works on a chunk's logits: `triton`, kernels of two passes (not for akl, not in float64); "
+            "`torch`, several passes; `auto`: Triton on a GPU where it can be"
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,19 @@ In a plain torch loop, where both heads are [vocabulary, hidden] and weights is 
 from __future__ import annotations
 
 from paced_megatron.divergence.checks import check_parameter
+from paced_megatron.divergence.choice import KERNELS, check_kernels, loss_path
 from paced_megatron.divergence.fused import divergence_statistics, weighted_divergence
 from paced_megatron.divergence.result import DivergenceResult, DivergenceStatistics
 from paced_megatron.divergence.table import DIVERGENCES
 
 __all__ = [
     "DIVERGENCES",
+    "KERNELS",
     "DivergenceResult",
     "DivergenceStatistics",
+    "check_kernels",
     "check_parameter",
     "divergence_statistics",
+    "loss_path",
     "weighted_divergence",
 ]

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from paced_megatron.divergence.checks import check_models, check_settings, check_teacher_rows, check_tokens
-from paced_megatron.divergence.result import DivergenceStatistics
+from paced_megatron.divergence.choice import Machine, Path, choose
+from paced_megatron.divergence.matmul import Products, TensorCores, Widened
 from paced_megatron.divergence.table import DIVERGENCES
+from paced_megatron.divergence.torch_part import TorchPart, VocabularyPart
 from paced_megatron.divergence.vocabulary import VocabularyShard
-from paced_megatron.divergence.walk import Evaluate, Gradients, Heads, Tokens, walk
+from paced_megatron.divergence.walk import Heads, Tokens, Walk
 from paced_megatron.divergence.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Prepared:
-    tokens: Tokens
-    heads: Heads
-    evaluate: Evaluate
-    temperature: float
-    workspace: Workspace
-
-    def walk(self, gradients: Gradients | None) -> DivergenceStatistics:
-        """Numbers of all tokens; `gradients` are added to."""
-        return DivergenceStatistics(
-            *walk(self.tokens, self.heads, self.evaluate, self.temperature, self.workspace, gradients)
-        )
 
 
 @torch.no_grad()
@@ -48,8 +33,10 @@ def prepare(
     group: ProcessGroup | None,
     sequence_parallel: bool,
     workspace_mb: float | None,
-) -> Prepared:
-    """The arguments are `weighted_divergence`'s. Raises ValueError before any collective."""
+    kernels: str,
+) -> Walk:
+    """A walk without gradients. The arguments are `weighted_divergence`'s. Raises ValueError before any
+    collective."""
     taken = check_settings(divergence, parameter, temperature, workspace_mb)
     check_models(student_hidden, student_head, teacher_hidden, teacher_head)
     shard = VocabularyShard.of(group, student_head.shape[0], vocab_size)
@@ -57,20 +44,51 @@ def prepare(
     count = student_hidden.shape[0] * (shard.world_size if sequence_parallel else 1)
     check_tokens(weights, labels, token_indices, count, student_hidden.device)
 
+    dtypes = [x.dtype for x in (student_hidden, student_head, teacher_hidden, teacher_head)]
+    path = choose(kernels, divergence, dtypes, Machine.of(student_hidden.device), shard.world_size)
+    path.warn()
+
     student, teacher = student_hidden, teacher_hidden
     if sequence_parallel:
         student, teacher = shard.gather_tokens(student), shard.gather_tokens(teacher)
-    dtype = _computing_dtype(student_hidden, student_head, teacher_hidden, teacher_head)
-    indices = torch.arange(count) if token_indices is None else token_indices
-    row = DIVERGENCES[divergence]
-    return Prepared(
-        tokens=Tokens(student, teacher, labels, indices.to(student.device), dtype),
+    workspace = Workspace.of(
+        workspace_mb,
+        student_head,
+        teacher_head,
+        path.dtype,
+        path.buffers,
+        beside=path.beside,
+        widened=not path.tensor_cores,
+    )
+    products: Products = Widened(path.dtype, temperature, workspace.head_rows)
+    if path.tensor_cores:
+        products = TensorCores(temperature)
+    return Walk(
+        tokens=Tokens(student, teacher, labels, _on_device(token_indices, count, student.device), path.dtype),
         heads=Heads(student_head[: shard.real], teacher_head[: shard.real], shard),
-        evaluate=lambda chunk, total, shard: row.evaluate(chunk, total, shard, taken),
-        temperature=temperature,
-        workspace=Workspace.of(workspace_mb, student_head, teacher_head, dtype, row.buffers),
+        vocabulary=_vocabulary_part(path, divergence, taken, shard, products.temperature),
+        products=products,
+        workspace=workspace,
+        gradients=None,
+        pipelined=path.pipelined,
     )
 
 
-def _computing_dtype(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+def _vocabulary_part(
+    path: Path, divergence: str, parameter: float | None, shard: VocabularyShard, temperature: float
+) -> VocabularyPart:
+    if path.triton:
+        from paced_megatron.divergence.kernels.part import TritonPart  # the one import of Triton
+
+        return TritonPart(divergence, parameter, shard, temperature)
+    return TorchPart(DIVERGENCES[divergence], parameter, shard, temperature)
+
+
+def _on_device(indices: Tensor | None, count: int, device: torch.device) -> Tensor:
+    """[M]: those given, which are on the CPU, or all. From pinned memory the copy is only queued: from
+    other memory the process would wait for all that the GPU has still to do."""
+    if indices is None:
+        return torch.arange(count, device=device)
+    if device.type == "cuda" and not indices.is_pinned():
+        indices = indices.pin_memory()
+    return indices.to(device, non_blocking=True)

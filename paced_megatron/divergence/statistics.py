@@ -95,7 +95,9 @@ def measure(
     Per token and model: max, sum e, sum e (z - max), sum e gap, and with labels the label's logit (0 where
     another shard holds it, NaN where none does).
     """
-    student_label, teacher_label = (_label_logit(z, shard, labels) for z in (student_logits, teacher_logits))
+    student_label, teacher_label = (
+        None if labels is None else label_logit(z, shard, labels) for z in (student_logits, teacher_logits)
+    )
     student_max, teacher_max = _subtract_max(student_logits), _subtract_max(teacher_logits)
     teacher_exp = teacher_logits.exp()
     scratch = teacher_exp * teacher_logits
@@ -143,9 +145,8 @@ def _subtract_max(logits: Tensor) -> Tensor:
     return maxima
 
 
-def _label_logit(logits: Tensor, shard: VocabularyShard, labels: Tensor | None) -> Tensor | None:
-    if labels is None:
-        return None
+def label_logit(logits: Tensor, shard: VocabularyShard, labels: Tensor) -> Tensor:
+    """[n]: the labels' logits; 0 where another shard has them, NaN where none does."""
     known = (labels >= 0) & (labels < shard.vocab_size)
     if logits.shape[-1] == 0:
         picked = logits.new_zeros(labels.shape)

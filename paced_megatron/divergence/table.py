@@ -1,7 +1,8 @@
 """The divergences, a row each: value and logit gradient from a chunk and the whole vocabulary's statistics.
 
 To add one: a function and a row here, its definition in `reference.REFERENCES`, and its name in the tests'
-table. All collectives of a divergence happen when it is evaluated, none when its gradient is asked for.
+table; kernels=False, until kernels/ can do it. All collectives of a divergence happen when it is evaluated,
+none when its gradient is asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Divergence:
     default: float | None = None
     """the parameter's; None: it has to be given"""
     buffers: int = 4
-    """of [n, V] that are alive at once, those of `measure` included"""
+    """of [n, V] that are alive at once, those of `measure` included, with torch's operations"""
+    kernels: bool = True
+    """whether there are Triton kernels for it (kernels/)"""
 
 
 def _forward_kl(
@@ -65,5 +68,5 @@ DIVERGENCES: dict[str, Divergence] = {
     "jsd": Divergence(jsd, "beta"),
     "skew_forward_kl": Divergence(skew_forward_kl, "skew"),
     "skew_reverse_kl": Divergence(skew_reverse_kl, "skew"),
-    "akl": Divergence(adaptive_kl, "mu", default=0.5, buffers=5),
+    "akl": Divergence(adaptive_kl, "mu", default=0.5, buffers=5, kernels=False),
 }

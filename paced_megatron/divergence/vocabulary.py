@@ -1,4 +1,4 @@
-"""Which vocabulary ids a rank holds, and the three collectives of the room. None runs under autograd."""
+"""Which vocabulary ids a rank holds, and the collectives of the room. None runs under autograd."""
 
 from __future__ import annotations
 
@@ -13,6 +13,22 @@ def _collective(newer: str, older: str):  # type: ignore[no-untyped-def]
     """torch 2.13 warns at the older names of the one-tensor collectives; the GPU containers know only
     those."""
     return getattr(dist, newer, None) or getattr(dist, older)
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """An all-gather on its way."""
+
+    work: dist.Work | None
+    gathered: Tensor
+    local: Tensor
+    """what it reads, kept alive until it is done"""
+
+    def wait(self) -> Tensor:
+        """[world_size, ...]. On a GPU the stream waits, not the process."""
+        if self.work is not None:
+            self.work.wait()
+        return self.gathered
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,17 @@ class VocabularyShard:
             gathered, local.contiguous(), group=self.group
         )
         return gathered.view(self.world_size, *local.shape)
+
+    def start_gather(self, local: Tensor) -> Gathering:
+        """`gather` that doesn't wait: on a GPU what is issued before `wait` runs beside the collective."""
+        if self.world_size == 1:
+            return Gathering(None, local.unsqueeze(0), local)
+        local = local.contiguous()
+        gathered = local.new_empty(self.world_size * local.shape[0], *local.shape[1:])
+        work = _collective("all_gather_single", "all_gather_into_tensor")(
+            gathered, local, group=self.group, async_op=True
+        )
+        return Gathering(work, gathered.view(self.world_size, *local.shape), local)
 
     def sum(self, local: Tensor) -> Tensor:
         """[...] of every rank -> their sum; each rank adds them up in the same order, and so gets the same

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from paced_megatron.divergence.evaluated import Evaluated
-from paced_megatron.divergence.matmul import project, project_back
-from paced_megatron.divergence.statistics import ShardChunk, Statistics, combine, measure
+from paced_megatron.divergence.matmul import Products, aligned_rows
+from paced_megatron.divergence.statistics import Statistics, combine
+from paced_megatron.divergence.torch_part import Measured, VocabularyPart
 from paced_megatron.divergence.vocabulary import VocabularyShard
 from paced_megatron.divergence.workspace import Workspace
-
-Evaluate = Callable[[ShardChunk, Statistics, VocabularyShard], Evaluated]
 
 
 @dataclass(frozen=True)
@@ -67,72 +65,135 @@ class Gradients:
         return Gradients(weights.to(tokens.dtype), hidden, head)
 
 
-def walk(
-    tokens: Tokens,
-    heads: Heads,
-    evaluate: Evaluate,
-    temperature: float,
-    workspace: Workspace,
-    gradients: Gradients | None,
-) -> tuple[Tensor, ...]:
-    """The per-token fields of DivergenceResult in their order, [M] each; the last two only with labels.
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens whose logits are there."""
 
-    `gradients` are added to. The same number of chunks and blocks on every rank; in each block one
-    all-gather, and what the divergence needs besides.
-    """
-    count, fields = tokens.indices.shape[0], 5 if tokens.labels is None else 7
-    per_token = tokens.student_hidden.new_empty(fields, count, dtype=tokens.dtype)
-    # Made once: on a CPU the first touch of new memory costs more than any step of the elementwise work.
-    step = workspace.chunk_tokens(count)
-    logits = per_token.new_empty(2, min(step, count), heads.shard.real)
-    for start in range(0, count, step):
-        part = slice(start, min(start + step, count))
-        buffers = logits[:, : part.stop - start]
-        per_token[:, part] = _chunk(tokens, part, heads, evaluate, temperature, workspace, gradients, buffers)
-    return per_token.unbind()
+    tokens: slice
+    """of the M"""
+    indices: Tensor
+    """[n], theirs among the N"""
+    student: Tensor
+    """[n, H_s], as the products take them"""
+    logits: Tensor
+    """[2, n, V], the student's and the teacher's"""
 
 
-def _chunk(
-    tokens: Tokens,
-    part: slice,
-    heads: Heads,
-    evaluate: Evaluate,
-    temperature: float,
-    workspace: Workspace,
-    gradients: Gradients | None,
-    logits: Tensor,
-) -> Tensor:
-    """[5 or 7, n]; logits [2, n, V] is overwritten. The heads are multiplied with a whole chunk, the rest is
-    done block by block, in the cache."""
-    indices = tokens.indices[part]
-    # Dividing the hidden states divides the logits, and a whole pass over [n, V] is saved.
-    student, teacher = (
-        hidden.index_select(0, indices).to(tokens.dtype).div_(temperature)
-        for hidden in (tokens.student_hidden, tokens.teacher_hidden)
-    )
-    student_logits = project(student, heads.student, workspace.head_rows, out=logits[0])
-    teacher_logits = project(teacher, heads.teacher, workspace.head_rows, out=logits[1])
-    labels = None if tokens.labels is None else tokens.labels[part]
-    weights = None if gradients is None else gradients.weights[part]
-    per_token = []
-    for start in range(0, indices.shape[0], workspace.block_tokens):
-        block = slice(start, start + workspace.block_tokens)
-        of_block = None if labels is None else labels[block]
-        chunk = measure(student_logits[block], teacher_logits[block], heads.shard, of_block)
-        total = combine(heads.shard.gather(chunk.sums))
-        evaluated = evaluate(chunk, total, heads.shard)
-        per_token.append(torch.stack([evaluated.value, *_by_products(total)]))
-        if weights is not None:
-            student_logits[block] = evaluated.logit_gradient(weights[block])
-    if gradients is not None:
-        logit_gradient = student_logits
+@dataclass(frozen=True)
+class Walk:
+    """The steps of a walk, and the two orders that they may be taken in."""
+
+    tokens: Tokens
+    heads: Heads
+    vocabulary: VocabularyPart
+    products: Products
+    workspace: Workspace
+    gradients: Gradients | None
+    """are added to"""
+    pipelined: bool = False
+
+    def run(self) -> tuple[Tensor, ...]:
+        """The per-token fields of DivergenceResult in their order, [M] each; the last two only with labels.
+
+        The same number of chunks and blocks on every rank; in each block one all-gather, and what the
+        divergence needs besides.
+        """
+        count, fields = self.tokens.indices.shape[0], 5 if self.tokens.labels is None else 7
+        per_token = self.tokens.student_hidden.new_empty(fields, count, dtype=self.tokens.dtype)
+        if not count:
+            return per_token.unbind()
+        # Made once: on a CPU the first touch of new memory costs more than any step of the elementwise work.
+        step, pairs = self.workspace.chunk_tokens(count), 2 if self.pipelined else 1
+        shape = pairs, 2, min(step, count), self.heads.shard.real
+        logits = aligned_rows(per_token, *shape, dtype=self.tokens.dtype)
+        buffer = None if self.gradients is None else self.products.gradient_buffer(logits[0, 0])
+        parts = [slice(start, min(start + step, count)) for start in range(0, count, step)]
+        take = self._overlapped if self.pipelined else self._one_by_one
+        take(parts, logits, buffer, per_token)
+        return per_token.unbind()
+
+    def _one_by_one(
+        self, parts: Sequence[slice], logits: Tensor, buffer: Tensor | None, per_token: Tensor
+    ) -> None:
+        """The heads are multiplied with a whole chunk, the rest is done block by block, on a CPU in its
+        cache."""
+        for part in parts:
+            chunk = self._project(part, logits[0])
+            for start in range(0, part.stop - part.start, self.workspace.block_tokens):
+                block = slice(start, min(start + self.workspace.block_tokens, part.stop - part.start))
+                self._block(chunk, block, buffer, per_token)
+            self._backward(chunk, buffer)
+
+    def _overlapped(
+        self, parts: Sequence[slice], logits: Tensor, buffer: Tensor | None, per_token: Tensor
+    ) -> None:
+        """While a chunk's numbers are gathered, the next one's logits are made in the other pair of
+        buffers."""
+        chunk: Chunk | None = self._project(parts[0], logits[0])
+        for number, part in enumerate(parts, start=1):
+            assert chunk is not None
+            whole = slice(0, part.stop - part.start)
+            measured = self._measure(chunk, whole)
+            gathering = self.heads.shard.start_gather(measured.sums)
+            following = self._project(parts[number], logits[number % 2]) if number < len(parts) else None
+            self._evaluate(chunk, whole, measured, gathering.wait(), buffer, per_token)
+            del measured  # and with it what the vocabulary part has of [n, V]
+            self._backward(chunk, buffer)
+            chunk = following
+
+    def _block(self, chunk: Chunk, block: slice, buffer: Tensor | None, per_token: Tensor) -> None:
+        measured = self._measure(chunk, block)
+        sums = self.heads.shard.gather(measured.sums)
+        self._evaluate(chunk, block, measured, sums, buffer, per_token)
+
+    def _project(self, part: slice, logits: Tensor) -> Chunk:
+        tokens, heads = self.tokens, self.heads
+        indices, logits = tokens.indices[part], logits[:, : part.stop - part.start]
+        student, teacher = (
+            self.products.rows(hidden, indices) for hidden in (tokens.student_hidden, tokens.teacher_hidden)
+        )
+        self.products.project(student, heads.student, out=logits[0])
+        self.products.project(teacher, heads.teacher, out=logits[1])
+        return Chunk(part, indices, student, logits)
+
+    def _measure(self, chunk: Chunk, block: slice) -> Measured:
+        labels = None if self.tokens.labels is None else self.tokens.labels[chunk.tokens][block]
+        return self.vocabulary.measure(chunk.logits[0, block], chunk.logits[1, block], labels)
+
+    def _evaluate(
+        self,
+        chunk: Chunk,
+        block: slice,
+        measured: Measured,
+        sums: Tensor,
+        buffer: Tensor | None,
+        per_token: Tensor,
+    ) -> None:
+        """sums: [ranks, n, 8 or 10]."""
+        total = combine(sums)
+        result = measured.evaluate(total)
+        per_token[:, chunk.tokens][:, block] = torch.stack([result.value, *_by_products(total)])
+        if self.gradients is not None:
+            weights = self.gradients.weights[chunk.tokens][block] / self.products.temperature
+            result.write_gradient(weights, _gradient(chunk, buffer)[block])
+
+    def _backward(self, chunk: Chunk, buffer: Tensor | None) -> None:
+        gradients, heads = self.gradients, self.heads
+        if gradients is None:
+            return
+        logit_gradient = _gradient(chunk, buffer)
         if gradients.hidden is not None:
-            back = project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)
-            gradients.hidden.index_add_(0, indices, back)
-        if gradients.head is not None:  # `student` carries the 1/temperature already
-            before = 1 if part.start else 0  # nothing yet: zeroing [V_r, H_s] would be another pass over it
-            gradients.head[: heads.shard.real].addmm_(logit_gradient.t(), student, beta=before)
-    return torch.cat(per_token, dim=1)
+            back = self.products.to_hidden(logit_gradient, heads.student)
+            gradients.hidden.index_add_(0, chunk.indices, back)
+        if gradients.head is not None:
+            real = gradients.head[: heads.shard.real]
+            first = chunk.tokens.start == 0
+            self.products.add_to_head(real, logit_gradient, chunk.student, first=first)
+
+
+def _gradient(chunk: Chunk, buffer: Tensor | None) -> Tensor:
+    """[n, V]: where the chunk's logit gradient is."""
+    return chunk.logits[0] if buffer is None else buffer[: chunk.indices.shape[0]]
 
 
 def _by_products(total: Statistics) -> list[Tensor]:

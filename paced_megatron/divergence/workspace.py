@@ -35,8 +35,13 @@ class Workspace:
         teacher_head: Tensor,
         dtype: torch.dtype,
         buffers: int,
+        *,
+        beside: float = 0.0,
+        widened: bool = True,
     ) -> Workspace:
-        """buffers: of [n, V] alive at once in a block (`Divergence.buffers`); a chunk has but its two logits.
+        """buffers: of [n, V] alive at once in a block (`Path.buffers`); a chunk has but its two logits.
+        beside: of [n, V] that a chunk has besides, in numbers of dtype (`Path.beside`): a bf16 gradient is
+        half a one. widened: heads of another dtype are widened to dtype, some rows at a time.
 
         None follows the student's head: as much as its gradient takes, so that both logits of a chunk have
         about H / 2 tokens. Every chunk reads both heads and adds to the whole gradient anew; so many tokens
@@ -51,16 +56,16 @@ class Workspace:
         teacher_size = teacher_head.shape[-1]
         row = rows * dtype.itemsize
         budget = max(LEAST_MB * 2**20, row * student_size) if megabytes is None else megabytes * 2**20
-        widened = student_head.dtype != dtype or teacher_head.dtype != dtype
+        widened = widened and (student_head.dtype != dtype or teacher_head.dtype != dtype)
         for_tokens = budget * 7 / 8 if widened else budget
         # Hidden states of both as they come and widened, the student's gradient twice, and what is known per
         # token.
         other = (4 * student_size + 2 * teacher_size + 64) * dtype.itemsize
-        tokens = int(for_tokens / (buffers * row + other))
+        tokens = int(for_tokens / ((buffers + beside) * row + other))
         block = tokens  # a GPU is best served with few and large operations
         if student_head.device.type == "cpu" and tokens > CACHE_BYTES // (buffers * row):
             block = max(CACHE_BYTES // (buffers * row), 1)
-            tokens = int((for_tokens - (buffers - 2) * block * row) / (2 * row + other))
+            tokens = int((for_tokens - (buffers - 2) * block * row) / ((2 + beside) * row + other))
         if tokens > ALIGNMENT:
             tokens -= tokens % ALIGNMENT
         head_row = max(student_size, teacher_size) * dtype.itemsize

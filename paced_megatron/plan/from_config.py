@@ -7,7 +7,6 @@ from pathlib import Path
 
 from paced_megatron.config import Config, StageConfig
 from paced_megatron.config.teacher_rules import MOVING
-from paced_megatron.divergence import DIVERGENCES
 from paced_megatron.inputs import check_layouts
 from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.models.hub import config_folder
@@ -66,7 +65,8 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
         teacher_offload=config.teacher.offload and stage.teacher not in MOVING,
         teacher_cache=config.teacher.cache and stage.text == "responses",
         loss_workspace_mb=config.training.loss_workspace_mb,
-        buffers=DIVERGENCES[stage.divergence].buffers,
+        loss_kernels=config.training.loss_kernels,
+        divergence=stage.divergence,
         device=device,
         token_statistics=config.training.token_weights != "none",
         rollouts=rollouts if config.rollout.engine == "embedded" else None,

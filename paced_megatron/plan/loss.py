@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from paced_megatron.divergence.choice import Machine, Path, choose
 from paced_megatron.divergence.workspace import Workspace
 from paced_megatron.plan.work import Work
 
@@ -16,26 +17,43 @@ def _head_rows(work: Work) -> int:
     return work.student.padded_vocab_size(tp) // tp
 
 
+def _path(work: Work) -> Path:
+    """As on a GPU that has tensor cores, with Triton installed, whatever the machine that plans."""
+    dtype, ranks = _DTYPES[work.params_dtype], work.layout.tensor_model_parallel_size
+    return choose(work.loss_kernels, work.divergence, [dtype], Machine(work.device), ranks)
+
+
 def loss_bytes(work: Work) -> float:
     """While the loss is computed: a chunk of logits in the workspace that the divergence itself would choose
     (divergence/workspace.py), and the gradients of head and hidden states as they grow."""
-    rows, dtype = _head_rows(work), _DTYPES[work.params_dtype]
-    accurate = torch.promote_types(dtype, torch.float32)
+    rows, dtype, path = _head_rows(work), _DTYPES[work.params_dtype], _path(work)
     with FakeTensorMode():  # sizes without memory, and a device's name without the device
         student_head, teacher_head = (
             torch.empty(rows, shape.hidden_size, dtype=dtype, device=work.device)
             for shape in (work.student, work.teacher)
         )
-        workspace = Workspace.of(work.loss_workspace_mb, student_head, teacher_head, accurate, work.buffers)
+        workspace = Workspace.of(
+            work.loss_workspace_mb,
+            student_head,
+            teacher_head,
+            path.dtype,
+            path.buffers,
+            beside=path.beside,
+            widened=not path.tensor_cores,
+        )
     chunk = min(workspace.chunk_tokens(work.loss_tokens), work.loss_tokens)
     block = min(workspace.block_tokens, chunk)
     row = rows * work.accurate
-    logits = 2 * chunk * row + (work.buffers - 2) * block * row
+    logits = (2 + path.beside) * chunk * row
+    of_block = (path.buffers - 2) * block * row
     hidden_of_chunk = chunk * (2 * work.student.hidden_size + work.teacher.hidden_size) * work.accurate
     widened = 0
-    if dtype != accurate:
+    if dtype != path.dtype and not path.tensor_cores:
         wider = max(work.student.hidden_size, work.teacher.hidden_size)
         widened = min(workspace.head_rows, rows) * wider * work.accurate
+    # A block's own buffers are gone before a head is widened again, but not where the next chunk's products
+    # are issued before.
+    in_turn = of_block + widened if path.pipelined else max(of_block, widened)
     growing = work.loss_tokens * work.student.hidden_size * work.accurate
     head = rows * work.student.hidden_size * work.accurate
-    return head + growing + logits + hidden_of_chunk + widened + work.loss_tokens * 12 * work.accurate
+    return head + growing + logits + hidden_of_chunk + in_turn + work.loss_tokens * 12 * work.accurate

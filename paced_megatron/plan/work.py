@@ -50,7 +50,7 @@ class Work:
         teacher_cache: its hidden states at the responses are kept on disk.
         teacher_offload: the teacher's weights are on the host while it doesn't compute.
         device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
-        buffers: [tokens, vocabulary] tensors that the divergence has alive in a block.
+        divergence, loss_kernels: the stage's, and who works on the logits; they decide about buffers.
         token_statistics: the student runs forward once more, for token weights.
         rollouts: the engine inside the job; None: it runs elsewhere.
     """
@@ -69,7 +69,8 @@ class Work:
     teacher_offload: bool = False
     teacher_cache: bool = False
     loss_workspace_mb: float | None = None
-    buffers: int = 4
+    loss_kernels: str = "auto"
+    divergence: str = "forward_kl"
     device: str = "cuda"
     token_statistics: bool = False
     rollouts: Rollouts | None = None

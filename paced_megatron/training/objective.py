@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from paced_megatron.divergence import loss_path
+from paced_megatron.divergence.choice import Path
 from paced_megatron.training.token_weights import TokenWeights
 
 
 @dataclass(frozen=True)
 class Objective:
     """Which divergence with which parameter, over how many real entries of the vocabulary, at which
-    temperature, in how much workspace; and what its tokens are weighted by (None: all alike)."""
+    temperature, in how much workspace and with which kernels; and what its tokens are weighted by (None: all
+    alike)."""
 
     divergence: str
     vocab_size: int
     parameter: float | None = None
     temperature: float = 1.0
     workspace_mb: float | None = None
+    kernels: str = "auto"
     token_weights: TokenWeights | None = None
 
     @property
@@ -29,4 +35,10 @@ class Objective:
             "temperature": self.temperature,
             "vocab_size": self.vocab_size,
             "workspace_mb": self.workspace_mb,
+            "kernels": self.kernels,
         }
+
+    def path(self, device: torch.device, dtype: torch.dtype, ranks: int) -> Path:
+        """The way that the loss takes with models of this dtype on so many tensor-parallel ranks; its str()
+        is a line for the log. Raises ValueError where the kernels asked for cannot be had."""
+        return loss_path(device, dtype, divergence=self.divergence, kernels=self.kernels, ranks=ranks)

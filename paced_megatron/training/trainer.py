@@ -102,6 +102,7 @@ class Trainer:
                 vocab_size=min(student.shape.vocab_size, teacher.shape.vocab_size),
                 temperature=training.temperature,
                 workspace_mb=training.loss_workspace_mb,
+                kernels=training.loss_kernels,
                 token_weights=make_token_weights(training),
             ),
             student=student,

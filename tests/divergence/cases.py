@@ -5,16 +5,18 @@ A case is made anew, alike, on every rank and in the test itself, from its spec:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from paced_megatron.divergence import DIVERGENCES, DivergenceResult, weighted_divergence
+from paced_megatron.divergence import DivergenceResult, prepare, weighted_divergence
+from paced_megatron.divergence.choice import Machine, choose
 from paced_megatron.divergence.reference import reference_divergence
 from paced_megatron.divergence.workspace import Workspace
 
@@ -59,6 +61,10 @@ class Spec:
     temperature_squared: bool = False
     main_grad: bool = False
     seed: int = 5
+    tensor_cores: bool = False
+    """the products of a GPU, which are widened on a CPU: what is rounded there is rounded here"""
+    pipelined: bool = False
+    """the walk of a GPU at tensor parallelism"""
 
 
 @dataclass(frozen=True)
@@ -133,15 +139,24 @@ def padded(head: Tensor, rows: int, seed: int) -> Tensor:
 
 
 @cache
-def workspace_for(tokens: int, rows: int, of: torch.dtype, dtype: torch.dtype, buffers: int) -> float:
+def workspace_for(
+    tokens: int,
+    rows: int,
+    of: torch.dtype,
+    dtype: torch.dtype,
+    buffers: int,
+    beside: float = 0.0,
+    widened: bool = True,
+) -> float:
     """The workspace in MB that gives chunks of so many tokens; heads of dtype `of`, computed in dtype."""
     heads = torch.empty(rows, STUDENT_SIZE, dtype=of), torch.empty(rows, TEACHER_SIZE, dtype=of)
     low, high = 0.0, 64.0
     for _ in range(60):
         middle = (low + high) / 2
-        enough = Workspace.of(middle, *heads, dtype, buffers).tokens >= tokens
+        found = Workspace.of(middle, *heads, dtype, buffers, beside=beside, widened=widened).tokens
+        enough = found >= tokens
         low, high = (low, middle) if enough else (middle, high)
-    found = Workspace.of(high, *heads, dtype, buffers).tokens
+    found = Workspace.of(high, *heads, dtype, buffers, beside=beside, widened=widened).tokens
     assert found == tokens, f"wanted chunks of {tokens} tokens, got {found}"
     return high
 
@@ -174,27 +189,30 @@ def run_one(spec: Spec, rank: int, world_size: int, group: ProcessGroup | None) 
     main_grad = torch.full_like(head, MAIN_GRAD, dtype=computing).detach() if spec.main_grad else None
     indices = None if spec.indices is None else torch.tensor(spec.indices, dtype=torch.int64)
     chosen = slice(None) if indices is None else indices
-    result = weighted_divergence(
-        hidden,
-        head,
-        taught,
-        teacher_head,
-        (0.0 if spec.zero_weights else 1.0) * case.weights[chosen],
-        divergence=spec.divergence,
-        parameter=spec.parameter,
-        temperature=spec.temperature,
-        temperature_squared=spec.temperature_squared,
-        vocab_size=VOCAB,
-        labels=case.labels[chosen],
-        token_indices=indices,
-        group=group,
-        sequence_parallel=spec.sequence_parallel,
-        compute_grad=True,
-        main_grad=main_grad,
-        workspace_mb=workspace_for(
-            spec.chunk, rows, head.dtype, computing, DIVERGENCES[spec.divergence].buffers
-        ),
-    )
+    path = choose("torch", spec.divergence, [head.dtype], Machine("cpu"), world_size)
+    path = replace(path, tensor_cores=spec.tensor_cores, pipelined=spec.pipelined)
+    with mock.patch.object(prepare, "choose", return_value=path):
+        result = weighted_divergence(
+            hidden,
+            head,
+            taught,
+            teacher_head,
+            (0.0 if spec.zero_weights else 1.0) * case.weights[chosen],
+            divergence=spec.divergence,
+            parameter=spec.parameter,
+            temperature=spec.temperature,
+            temperature_squared=spec.temperature_squared,
+            vocab_size=VOCAB,
+            labels=case.labels[chosen],
+            token_indices=indices,
+            group=group,
+            sequence_parallel=spec.sequence_parallel,
+            compute_grad=True,
+            main_grad=main_grad,
+            workspace_mb=workspace_for(
+                spec.chunk, rows, head.dtype, computing, path.buffers, path.beside, not path.tensor_cores
+            ),
+        )
     (spec.upstream * result.loss).backward()
     plain = DivergenceResult(**{**vars(result), "loss": result.loss.detach()})
     return Outcome(plain, hidden.grad, head.grad, main_grad)

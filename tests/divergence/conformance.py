@@ -28,6 +28,8 @@ def gradient_bar(spec: Spec, dtype: torch.dtype) -> float:
     rounding."""
     if dtype == torch.float64:
         return 1e-10
+    if spec.tensor_cores:
+        return 4e-3  # the logit gradient in bf16
     if dtype == torch.bfloat16:
         return 3.5e-3
     if dtype == torch.float16:
@@ -65,7 +67,8 @@ def _reference(spec: Spec) -> tuple[DivergenceResult, Tensor, Tensor]:
 
 def reference_of(spec: Spec) -> tuple[DivergenceResult, Tensor, Tensor]:
     """Computed once for all the layouts of a case."""
-    return _reference(replace(spec, chunk=TOKENS, sequence_parallel=False, rows=None, main_grad=False))
+    alike = replace(spec, chunk=TOKENS, sequence_parallel=False, rows=None, main_grad=False)
+    return _reference(replace(alike, tensor_cores=False, pipelined=False))
 
 
 def assert_conforms(spec: Spec, outcomes: list[Outcome]) -> None:
@@ -111,7 +114,7 @@ def assert_near(spec: Spec, what: str, ours: Tensor | None, theirs: Tensor) -> N
     size = theirs.norm().item() or 1.0
     error = (ours.double() - theirs).norm().item() / size
     assert error <= gradient_bar(spec, ours.dtype), f"{what} is off by {error:.1e} of its size: {spec}"
-    if ours.dtype == torch.bfloat16:
+    if ours.dtype == torch.bfloat16 and not spec.tensor_cores:
         beyond = (ours.double() - theirs.bfloat16().double()).norm().item() / size
         bar = 5e-4 if spec.forward_kl > 0.001 else 1e-3  # float32's own error moves more values over a middle
         assert beyond <= bar, f"{what} is off by {beyond:.1e} beyond the rounding of its result: {spec}"

@@ -141,6 +141,30 @@ MUTANTS = [
         OTHER_GROUPS,
     ),
     Mutant(
+        "sums are not brought to a block's higher maximum",
+        "paced_megatron/divergence/kernels/measure.py",
+        "return scale * sum_exp + e,",
+        "return sum_exp + e,",
+        "tests/divergence/test_kernels.py"
+        "::test_sums_values_and_gradient_are_those_of_torch[forward_kl-None-2999]",
+    ),
+    Mutant(
+        "with tensor cores the gradient lacks the temperature",
+        "paced_megatron/divergence/walk.py",
+        "[block] / self.products.temperature",
+        "[block]",
+        "tests/divergence/test_tensor_cores.py"
+        "::test_the_gradient_of_bf16_models_is_right_to_its_rounding_at_any_kl[forward_kl-None-1.0]",
+    ),
+    Mutant(
+        "the next chunk's logits overwrite this one's",
+        "paced_megatron/divergence/walk.py",
+        "logits[number % 2]",
+        "logits[0]",
+        "tests/divergence/test_pipelined.py"
+        "::test_numbers_and_gradients_are_those_of_the_plain_walk_to_the_last_digit[2]",
+    ),
+    Mutant(
         "the maxima are not shared between shards",
         "paced_megatron/divergence/statistics.py",
         "(of[0] - of[0].amax(0) for of in (student, teacher))",
@@ -170,9 +194,9 @@ MUTANTS = [
     ),
     Mutant(
         "the temperature is forgotten in the hidden gradient",
-        "paced_megatron/divergence/walk.py",
-        "project_back(logit_gradient, heads.student, workspace.head_rows).div_(temperature)",
-        "project_back(logit_gradient, heads.student, workspace.head_rows)",
+        "paced_megatron/divergence/matmul.py",
+        "return hidden.div_(self.divisor)",
+        "return hidden",
         f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
     ),
     Mutant(
@@ -185,8 +209,8 @@ MUTANTS = [
     Mutant(
         "a chunk overwrites the head's gradient of those before it",
         "paced_megatron/divergence/walk.py",
-        "before = 1 if part.start else 0",
-        "before = 0",
+        "first = chunk.tokens.start == 0",
+        "first = True",
         f"{CONFORMS}[forward_kl-None-float64-1.0-1]",
     ),
     Mutant(
