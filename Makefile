@@ -93,8 +93,9 @@ long-slurm: $(INSTALLED) $(SGLANG_INSTALLED) ## a real Slurm: time limits, a dea
 	PACED_FULL_SLURM=1 PACED_SGLANG_PYTHON=$(CURDIR)/$(SGLANG_VENV)/bin/python \
 		$(VENV)/bin/python -m pytest -q -m slurm --session-timeout=7200 tests/slurm $(ARGS)
 
-test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop
-	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/loop/test_loop.py
+test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop, a step on a GPU that isn't there
+	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/fake_gpu \
+		tests/loop/test_loop.py
 
 has-newest:
 	@test -n "$(NEWEST_PYTHON)" || { echo "no working Python 3.12; name one: NEWEST_PYTHON=..." >&2; exit 2; }

@@ -45,6 +45,7 @@ LONG_FILES = (
     "loop/test_full_disk.py",
     "loop/test_budgets.py",
     "loop/test_loop.py",
+    "fake_gpu/test_waits.py",
     "tools/test_convert.py",
     "parallel/test_layouts.py",
     "parallel/test_teacher_layouts.py",

@@ -15,6 +15,7 @@ from megatron.core.utils import get_model_config
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from paced_megatron.runtime.transfer import to_device
 from paced_megatron.training.batches import TokenRows
 
 ForwardStep = Callable[[Iterator[Any], torch.nn.Module], tuple[Tensor, Callable[..., Any]]]
@@ -22,7 +23,7 @@ ForwardStep = Callable[[Iterator[Any], torch.nn.Module], tuple[Tensor, Callable[
 
 def stage_output(model: torch.nn.Module, rows: TokenRows, device: torch.device) -> Tensor:
     """What this stage hands on [s, b, H]: on the last stage the final hidden states, after the last norm."""
-    tokens = rows.tokens.to(device)
+    tokens = to_device(rows.tokens, device)
     position_ids = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
     # No mask is passed: Megatron's causal attention makes its own, and padding stands behind all that counts.
     return model(tokens, position_ids, None, packed_seq_params=_packed_seq_params(rows, device))
@@ -48,7 +49,7 @@ def all_tokens(output: Tensor, sequence_parallel: bool, group: ProcessGroup) -> 
 
 def at_positions(hidden: Tensor, rows: TokenRows) -> Tensor:
     """The hidden states [s, b, H] at the rows' positions: [M, H]."""
-    return hidden.flatten(0, 1).index_select(0, rows.positions.to(hidden.device))
+    return hidden.flatten(0, 1).index_select(0, to_device(rows.positions, hidden.device))
 
 
 def run_schedule(

@@ -85,7 +85,7 @@ class Sleeper:
             storage.resize_(host.numel())
             _as_bytes(storage).copy_(host, non_blocking=True)
         back = [_sum_of_bits(_as_bytes(storage)) for storage in self._storages]
-        if [int(value) for value in back] != [int(value) for value in self._sums]:
+        if back and not torch.equal(torch.stack(back), torch.stack(self._sums)):
             raise RuntimeError(f"{self.name}: the weights that woke are not those that went to sleep")
         if not self._frozen:
             self._storages, self._hosts, self._sums = [], [], []

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from paced_megatron.divergence import DivergenceStatistics, weighted_divergence
+from paced_megatron.runtime.transfer import to_device
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.finite import LossNotFinite, problems_not_finite
 from paced_megatron.training.forward import all_tokens, at_positions, run_schedule, stage_output
@@ -67,8 +68,8 @@ def accumulate_gradient(
     Raises:
         LossNotFinite: on all ranks alike.
     """
-    timers = timers or PhaseTimers()
     groups, device = student.groups, student.device
+    timers = timers or PhaseTimers(device)
     mine = batches[groups.dp.rank()]
     with timers.phase("teacher"):
         taught = [Taught(*pair) for pair in zip(mine, teacher.hidden_states(batches), strict=True)]
@@ -125,8 +126,8 @@ def _weighted_loss(
         head,
         item.teacher_hidden,
         teacher_head,
-        coefficients.to(hidden.device, torch.promote_types(hidden.dtype, torch.float32)),
-        labels=labels.to(hidden.device),
+        to_device(coefficients.to(torch.promote_types(hidden.dtype, torch.float32)), hidden.device),
+        labels=to_device(labels, hidden.device),
         token_indices=indices,
         group=student.groups.tp,
         compute_grad=True,

@@ -14,6 +14,7 @@ from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.models.folder import load_weights
 from paced_megatron.models.gpt import HiddenStatesModel, build_chunks
 from paced_megatron.runtime.teacher_groups import TeacherPlace
+from paced_megatron.runtime.transfer import to_device
 from paced_megatron.training.batches import MicroBatch, TokenRows
 from paced_megatron.training.forward import final_hidden_states
 from paced_megatron.training.sleep import Sleeper
@@ -151,8 +152,9 @@ class Teacher:
 
     def _agree(self, missing: Sequence[int], count: int) -> list[int]:
         """The micro-batches that some rank is missing."""
-        flags = torch.zeros(count, dtype=torch.int32, device=self.like.device)
-        flags[torch.tensor(missing, dtype=torch.int64, device=flags.device)] = 1
+        flags = torch.zeros(count, dtype=torch.int32)
+        flags[list(missing)] = 1
+        flags = to_device(flags, self.like.device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return [index for index, flag in enumerate(flags.tolist()) if flag]
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from paced_megatron.runtime.transfer import to_device
+
 PHASES = ("teacher", "student", "loss", "communication", "optimizer")
 """student: forward and backward passes, with what they send each other, without the loss and without
 communication: gradients summed over the copies after the last backward pass"""
@@ -19,17 +21,22 @@ _PASSES = "passes"  # the whole of the student's schedule: student, loss and com
 
 class PhaseTimers:
     """Each phase's beginning and end: by the clock on a CPU, by events in the stream on a GPU, which are read
-    once, when the step is over."""
+    once, when the step is over.
 
-    def __init__(self) -> None:
+    Args:
+        device: of the model, whatever else the machine has.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._mark = _event if device.type == "cuda" else time.perf_counter
         self._marks: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Its time counts to `name`, as often as it is entered."""
-        begin = _mark()
+        begin = self._mark()
         yield
-        self._marks.append((name, begin, _mark()))
+        self._marks.append((name, begin, self._mark()))
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, its time counting to `name`."""
@@ -52,20 +59,20 @@ class PhaseTimers:
         the largest of each that a rank gave.
         """
         totals = dict.fromkeys((*PHASES, _PASSES), 0.0)
+        if self._marks and not isinstance(self._marks[-1][2], float):
+            self._marks[-1][2].synchronize()  # all are in one stream, and this one is the last
         for name, begin, end in self._marks:
             totals[name] += _between(begin, end)
         self._marks.clear()
         totals["student"] = totals.pop(_PASSES) - totals["loss"] - totals["communication"]
         values = [*(totals[name] for name in PHASES), *also]
-        longest = torch.tensor(values, dtype=torch.float64, device=device)
+        longest = to_device(torch.tensor(values, dtype=torch.float64), device)
         dist.all_reduce(longest, op=dist.ReduceOp.MAX)
         seconds = longest.tolist()
         return dict(zip(PHASES, seconds, strict=False)), seconds[len(PHASES) :]
 
 
-def _mark() -> Any:
-    if not torch.cuda.is_available():
-        return time.perf_counter()
+def _event() -> Any:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
@@ -74,5 +81,4 @@ def _mark() -> Any:
 def _between(begin: Any, end: Any) -> float:
     if isinstance(begin, float):
         return end - begin
-    end.synchronize()
     return begin.elapsed_time(end) / 1000

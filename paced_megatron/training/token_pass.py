@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from paced_megatron.divergence import DivergenceStatistics, divergence_statistics
+from paced_megatron.runtime.transfer import to_device
 from paced_megatron.training.batches import MicroBatch
 from paced_megatron.training.finite import LossNotFinite, problems_not_finite
 from paced_megatron.training.forward import all_tokens, at_positions, run_schedule, stage_output
@@ -52,7 +53,7 @@ def measured(
         current_head(student.chunks[-1]),
         item.teacher_hidden,
         teacher_head,
-        labels=item.micro_batch.labels.to(student_hidden.device),
+        labels=to_device(item.micro_batch.labels, student_hidden.device),
         group=student.groups.tp,
         **objective.of_divergence,
     )

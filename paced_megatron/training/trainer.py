@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from paced_megatron.config import Budget, ParallelConfig, StageConfig, TrainingConfig
 from paced_megatron.config.budget import budget_of
 from paced_megatron.models.gpt import HiddenStatesModel, parameters_by_name
+from paced_megatron.runtime.grad_norm import norm_on_device
 from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World
 from paced_megatron.training.batches import Batching, micro_batches
@@ -53,8 +54,8 @@ class Trainer:
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
     meter: Meter
+    timers: PhaseTimers
     offload: bool = False
-    timers: PhaseTimers = field(default_factory=PhaseTimers)
 
     @classmethod
     def from_folders(
@@ -110,6 +111,7 @@ class Trainer:
             optimizer=optimizer,
             schedule=make_schedule(optimizer, training, budget),
             meter=Meter(budget),
+            timers=PhaseTimers(student.device),
             offload=teacher_offload,
         )
 
@@ -150,14 +152,15 @@ class Trainer:
         except LossNotFinite as error:
             raise stopped(step, f"loss {error.value}", error.problem_ids, problems) from None
         lr = self.optimizer.param_groups[0]["lr"]
-        with self.timers.phase("optimizer"):
-            _, grad_norm, _ = self.optimizer.step()
+        with self.timers.phase("optimizer"), norm_on_device():
+            _, norm, _ = self.optimizer.step()
+        grad_norm = float(norm)  # of some of Megatron's kernels it is still on the device
         self.schedule.step(increment=KNOWN_IN_A_STEP[self.meter.budget.name](batch))
         if not math.isfinite(grad_norm):  # the weights are spoiled, and are never written
             found = parameter_not_finite([*parameters_by_name(self.student.chunks).items()])
-            raise stopped(step, f"gradient norm {float(grad_norm)}", found, problems)
+            raise stopped(step, f"gradient norm {grad_norm}", found, problems)
         self.teacher.follow()
-        return sums, float(grad_norm), lr
+        return sums, grad_norm, lr
 
     def count(self, batch: Sequence[Example], seconds: float) -> None:
         """Count a step that took so many seconds, the same on all ranks; of no texts it moves no learning
