@@ -14,7 +14,8 @@ from paced_megatron.commands.options import add_overrides
 from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE
-from paced_megatron.runtime.launch import already_launched, launch
+from paced_megatron.runtime.launch import launch
+from paced_megatron.runtime.launched import already_launched
 from paced_megatron.runtime.signals import listening, stop_if_asked
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from paced_megatron.config import Config
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import RunFolder
-from paced_megatron.runtime.launch import already_launched, launch
+from paced_megatron.runtime.launch import launch
+from paced_megatron.runtime.launched import already_launched
 from paced_megatron.runtime.signals import listening, stop_if_asked
 
 if TYPE_CHECKING:
