@@ -13,7 +13,7 @@ from paced_megatron.commands import check_rollout, compare, convert, doctor, eva
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import INTERRUPTED, STOPPED, USER_ERROR
 from paced_megatron.runtime.files import cannot_write
-from paced_megatron.runtime.launch import slurm_task
+from paced_megatron.runtime.launched import slurm_task
 from paced_megatron.runtime.signals import Stopped
 
 COMMANDS = (phases, evaluate, plan, compare, report, convert, check_rollout, doctor)  # as in `--help`

@@ -54,6 +54,7 @@ LONG_FILES = (
     "parallel/test_token_weights.py",
     "loop/test_failing_steps.py",
     "loop/test_forgetting.py",
+    "loop/test_out_of_memory.py",
     "parallel/test_self_distillation.py",
     "problems/test_verifier_pool.py",
     "loop/test_self_distillation_run.py",

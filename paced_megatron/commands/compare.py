@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paced_megatron.commands.joined import work_joined
-from paced_megatron.commands.options import add_overrides
+from paced_megatron.commands.options import add_overrides, add_skip_memory_check
 from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE
-from paced_megatron.runtime.launch import already_launched, launch
+from paced_megatron.runtime.launch import launch
+from paced_megatron.runtime.launched import already_launched
 from paced_megatron.runtime.signals import listening, stop_if_asked
 
 if TYPE_CHECKING:
     from paced_megatron.experiments.experiment import Experiment
     from paced_megatron.inputs import Inputs
+    from paced_megatron.runtime.world import World
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "experiment.yaml"
 
@@ -70,6 +72,7 @@ def add(verbs: Any) -> None:
     quickstart.set_defaults(config=QUICKSTART)
     for command in (compare, quickstart):
         add_overrides(command)
+        add_skip_memory_check(command)
         command.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
         command.add_argument("--seeds", type=_numbers, metavar="1,2", help="only these seeds")
         command.add_argument("--fast", action="store_true", help="those that the file calls `fast:`")
@@ -117,21 +120,28 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
             # Of no run's folder: what the first arm measures is looked at before it.
             check_forgetting(experiment.base, RunFolder(experiment.run_dir), inputs)
         if already_launched() or world_size == 1:
-            return _work_as_rank(experiment, inputs)
+            return _work_as_rank(experiment, inputs, options.skip_memory_check)
         check_gpus(world_size)
         stop_if_asked("nothing was begun")
     return launch(argv, world_size, log_dir=experiment.folder.logs)
 
 
-def _work_as_rank(experiment: Experiment, inputs: Inputs) -> int:
+def _work_as_rank(experiment: Experiment, inputs: Inputs, skip_memory_check: bool) -> int:
     """This process's part of an experiment; rank 0 shows what came out when the job has ended."""
+    from paced_megatron.device_check import check_devices
     from paced_megatron.experiments.compare import run_missing
     from paced_megatron.experiments.finish import finish
-    from paced_megatron.progress import console_for
+    from paced_megatron.progress import console_for, warn
 
     rank = int(os.environ.get("RANK", "0"))
     console = console_for(rank)
-    code = work_joined(experiment.base, lambda world: run_missing(experiment, inputs, world, console))
+
+    def work(world: World) -> None:
+        for line in check_devices(experiment.base, inputs, world, "everything", skip_memory_check):
+            warn(console, f"warning: {line}")
+        run_missing(experiment, inputs, world, console)
+
+    code = work_joined(experiment.base, work)
     if code == DONE and rank == 0:
         finish(experiment.run_dir, console)
     return code

@@ -26,13 +26,17 @@ def work_joined(config: Config, work: Callable[[World], None]) -> int:
     job = config.parallel, config.teacher, config.seed
     try:
         if is_teachers(config.parallel):
+            from paced_megatron.runtime.out_of_memory import end_alone, told_where
+            from paced_megatron.training.memory_told import CHANGES
             from paced_megatron.training.teacher_service import serve
 
             with joined_teacher(*job) as place:
                 try:
-                    serve(place)
+                    with told_where(lambda: "the teacher, on processes of its own", CHANGES):
+                        serve(place)
                 except UserError as error:  # only rank 0's are printed
                     print(f"paced: {error}", file=sys.stderr, flush=True)
+                    end_alone(error)
                     raise
         else:
             with joined_world(*job) as world:

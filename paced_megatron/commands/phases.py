@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paced_megatron.commands.joined import work_joined
-from paced_megatron.commands.options import add_overrides
+from paced_megatron.commands.options import add_overrides, add_skip_memory_check
 from paced_megatron.commands.phase_usages import PHASE_USAGES
 from paced_megatron.commands.usage import explain
 from paced_megatron.config import Config
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.run_folder import RunFolder
-from paced_megatron.runtime.launch import already_launched, launch
+from paced_megatron.runtime.launch import launch
+from paced_megatron.runtime.launched import already_launched
 from paced_megatron.runtime.signals import listening, stop_if_asked
 
 if TYPE_CHECKING:
@@ -51,19 +52,35 @@ class Verb:
     work: Callable[[Job, Sequence[int]], None]
     help: str
     by_stage: bool = True
+    turns: str = "nothing"  # what it does that takes a GPU's memory: a row of plan/room.TURNS
 
 
 VERBS: dict[str, Verb] = {
     "run": Verb(
-        _run, "everything, in order: roll out, weigh, respond, train, export, evaluate", by_stage=False
+        _run,
+        "everything, in order: roll out, weigh, respond, train, export, evaluate",
+        by_stage=False,
+        turns="everything",
     ),
-    "rollout": Verb(phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)"),
+    "rollout": Verb(
+        phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)", turns="rollouts"
+    ),
     "weigh": Verb(phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)"),
-    "respond": Verb(phase("respond"), "the teacher answers the problems on the frontier (responses.jsonl)"),
-    "evaluate-before": Verb(
-        phase("evaluate_before"), "accuracy of the student that the stage starts from, as step 0"
+    "respond": Verb(
+        phase("respond"),
+        "the teacher answers the problems on the frontier (responses.jsonl)",
+        turns="rollouts",
     ),
-    "train": Verb(phase("train"), "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)"),
+    "evaluate-before": Verb(
+        phase("evaluate_before"),
+        "accuracy of the student that the stage starts from, as step 0",
+        turns="rollouts",
+    ),
+    "train": Verb(
+        phase("train"),
+        "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)",
+        turns="training",
+    ),
     "export": Verb(phase("export"), "the trained student as a Hugging Face folder (hf/)"),
 }
 
@@ -77,6 +94,8 @@ def add(verbs: Any) -> None:
             "config", type=Path, help="the run's YAML file (docs/configuration.md has every key)"
         )
         add_overrides(command)
+        if verb.turns != "nothing":
+            add_skip_memory_check(command)
         if verb.by_stage:
             command.add_argument(
                 "--stage", type=int, metavar="N", help="only stage N, from 1 (default: all, in order)"
@@ -87,10 +106,18 @@ def add(verbs: Any) -> None:
 def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Do the work of the verb; returns the exit code. Raises UserError."""
     stage = getattr(options, "stage", None)
-    return run_verb(VERBS[options.verb], options.config, options.overrides, stage, argv)
+    skip = getattr(options, "skip_memory_check", False)
+    return run_verb(VERBS[options.verb], options.config, options.overrides, stage, argv, skip)
 
 
-def run_verb(verb: Verb, path: Path, overrides: Sequence[str], stage: int | None, argv: Sequence[str]) -> int:
+def run_verb(
+    verb: Verb,
+    path: Path,
+    overrides: Sequence[str],
+    stage: int | None,
+    argv: Sequence[str],
+    skip_memory_check: bool = False,
+) -> int:
     """The verb on the configuration in `path`, for one stage or all (None); returns the exit code."""
     config = load_config(path, overrides)
     stages = _stages(config, stage)
@@ -107,7 +134,7 @@ def run_verb(verb: Verb, path: Path, overrides: Sequence[str], stage: int | None
             check_run_folder(folder, config, inputs)
             check_forgetting(config, folder, inputs)
         if already_launched() or config.world_size == 1:
-            return _work_as_rank(config, inputs, verb, stages)
+            return _work_as_rank(config, inputs, verb, stages, skip_memory_check)
         check_gpus(config.world_size)
         stop_if_asked("nothing was begun")
     return launch(argv, config.world_size, log_dir=folder.logs)
@@ -120,17 +147,22 @@ def _stages(config: Config, only: int | None) -> list[int]:
     return list(numbers) if only is None else [only]
 
 
-def _work_as_rank(config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int]) -> int:
+def _work_as_rank(
+    config: Config, inputs: Inputs, verb: Verb, stages: Sequence[int], skip_memory_check: bool
+) -> int:
     """This process's part of the job."""
     from paced_megatron.claim import claim_run_folder
+    from paced_megatron.device_check import check_devices
     from paced_megatron.job import Job, job_engine
-    from paced_megatron.progress import console_for
+    from paced_megatron.progress import console_for, warn
     from paced_megatron.runtime.run_lock import run_lock
 
     folder = RunFolder(config.run_dir)
 
     def work(world: World) -> None:
         console = console_for(world.rank)
+        for line in check_devices(config, inputs, world, verb.turns, skip_memory_check):
+            warn(console, f"warning: {line}")
         with job_engine(config, inputs, folder.logs, world, console) as rollouts:
             job = Job(config, inputs, folder, world, console, rollouts)
             if inputs.dropped:

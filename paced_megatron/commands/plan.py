@@ -13,6 +13,7 @@ from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import DONE, FAILED
 from paced_megatron.plan import PROMPT_TOKENS
+from paced_megatron.plan.gpus import DATA_SHEET_GB, memory_of
 
 USAGE = Usage(
     description="Bytes on each rank, part by part, and the matrix products of a step, for the layout of a "
@@ -25,6 +26,7 @@ USAGE = Usage(
             "paced plan examples/quickstart/quickstart.yaml --memory-gb 80",
             "does it fit into a GPU with 80 GB, before anything is queued?",
         ),
+        ("paced plan examples/one_gpu/recipe.yaml --gpu h200", "into one of these?"),
         (
             "paced plan examples/quickstart/quickstart.yaml parallel.tensor_model_parallel_size=1 --json",
             "another layout, as JSON",
@@ -45,7 +47,13 @@ def add(verbs: Any) -> None:
     explain(plan, USAGE)
     plan.add_argument("config", type=Path, help="the run's YAML file (docs/configuration.md has every key)")
     add_overrides(plan)
-    plan.add_argument(
+    size = plan.add_mutually_exclusive_group()
+    size.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help=f"the GPU to plan for, with the memory of its data sheet: {', '.join(DATA_SHEET_GB)}",
+    )
+    size.add_argument(
         "--memory-gb",
         type=float,
         metavar="GB",
@@ -87,6 +95,8 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         if value is not None and value <= 0:
             raise UserError(f"{name} {value:g}: must be above 0")
     limit = None if options.memory_gb is None else options.memory_gb * 2**30
+    if options.gpu is not None:
+        limit = memory_of(options.gpu)
     if limit is None and torch.cuda.is_available():
         limit = float(torch.cuda.get_device_properties(0).total_memory)
     on_cpu = limit is None

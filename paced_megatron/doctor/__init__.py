@@ -18,6 +18,8 @@ from paced_megatron.doctor.checks import (
     disk,
     extras,
     gpu,
+    gpu_memory,
+    gpus_together,
     megatron,
     memory,
     models,
@@ -31,6 +33,7 @@ from paced_megatron.doctor.checks import (
     slurm,
     torch_build,
     transformer_engine,
+    triton,
 )
 
 __all__ = ["CHECKS", "Asked", "Check", "Finding", "Status", "examine", "run_check"]
@@ -43,6 +46,9 @@ CHECKS: dict[str, Check] = {
     "Transformer Engine": transformer_engine.check,
     "apex": apex.check,
     "GPU": gpu.check,
+    "GPU memory": gpu_memory.check,
+    "GPUs together": gpus_together.check,
+    "Triton": triton.check,
     "processes": processes.check,
     "communication": communication.check,
     "cores": cores.check,

@@ -26,6 +26,7 @@ from paced_megatron.training.budget import Meter, patience_with
 from paced_megatron.training.checkpoints import load_model_weights, newest_whole, spent_at
 from paced_megatron.training.examples import Example, examples_from_responses
 from paced_megatron.training.loop import tell_ended, train_stage
+from paced_megatron.training.memory_told import models_told
 from paced_megatron.training.order import paced_batches
 from paced_megatron.training.source import Source, StoredText
 from paced_megatron.training.student import load_chunks
@@ -52,17 +53,19 @@ def train(job: Job, number: int) -> None:
     job.world.lead.alone(lambda: note_best(job, number), "looking for the best checkpoint")
     source = TEXTS[stage.text](job, number)
     student_folder, _ = student_before(job, number)
-    trainer = Trainer.from_folders(
-        job.world,
-        stage,
-        config.training,
-        config.parallel,
-        budget=config.budget(number),
-        student_folder=student_folder,
-        teacher_folder=job.inputs.teacher_of(stage)[1],
-        teacher_offload=config.teacher.offload,
-        teacher_cache=_teacher_cache(job, number, source),
-    )
+    cache = _teacher_cache(job, number, source)
+    with models_told(number):
+        trainer = Trainer.from_folders(
+            job.world,
+            stage,
+            config.training,
+            config.parallel,
+            budget=config.budget(number),
+            student_folder=student_folder,
+            teacher_folder=job.inputs.teacher_of(stage)[1],
+            teacher_offload=config.teacher.offload,
+            teacher_cache=cache,
+        )
 
     def evaluate_snapshot(step: int, student: list[HiddenStatesModel]) -> None:
         snapshot = folder.snapshot(step)

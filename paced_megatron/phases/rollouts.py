@@ -18,6 +18,7 @@ from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_war
 from paced_megatron.rollout.engine import Key, Sampling
 from paced_megatron.rollout.requests import attempt_requests, attempt_seed, keyed_requests
 from paced_megatron.rollout.shown import collect_shown
+from paced_megatron.runtime.out_of_memory import told_where
 from paced_megatron.timings import Timing, append_timing
 
 
@@ -148,8 +149,16 @@ def sample(
     def stop_if_asked(done: int) -> None:
         job.world.lead.stop_work_if_asked(f"{what}: {done} of {len(requests)} attempts are in {path}")
 
+    longest = max(len(request.prompt_ids) for request in requests)
     stop_if_asked(len(recorded))
     with (
+        told_where(
+            lambda: (
+                f"{what}, prompts of up to {longest} and answers of up to {sampling.max_new_tokens} tokens"
+            ),
+            f"those that were made are in {path}, and the same command goes on from there; lower "
+            "rollout.batch_size or the tokens that may be sampled, or take rollout.engine=sglang",
+        ),
         job.engine(weights, version) as engine,
         track(
             what,

@@ -69,7 +69,7 @@ def _is_narrow(work: Work) -> bool:
 
 def _projected(shape: ModelShape, work: Work) -> float:
     """Queries, keys and values as they are projected: one tensor, kept whole where one of them is kept."""
-    values_kept = work.pack_length is not None or work.layout.recompute_granularity == "selective"
+    values_kept = not work.makes_scores or work.layout.recompute_granularity == "selective"
     keys_kept = FAMILIES[shape.family].megatron["qk_layernorm"] and not _is_narrow(work)
     return attention_rows(shape) if values_kept or keys_kept else 0.0
 
@@ -93,7 +93,7 @@ def _scores_narrowed(shape: ModelShape, work: Work) -> float:
 
 def _into_attention(shape: ModelShape, work: Work) -> float:
     """Queries and keys, where attention is computed again from them."""
-    again = work.layout.recompute_granularity == "selective" and work.pack_length is None
+    again = work.layout.recompute_granularity == "selective" and work.makes_scores
     return (_queries(shape, work) + _keys(shape, work)) * again
 
 
@@ -105,8 +105,9 @@ _SCORES = (
     Kept(_scores_narrowed, always_cut=True, recomputed=True),
 )
 
-# torch's own attention, which packed texts go through, never has all scores at once.
-_PACKED = (
+# torch's own attention, which packed texts go through everywhere and all texts on a GPU, never has all scores
+# at once. (Padded texts under selective recomputation keep one result fewer.)
+_FUSED = (
     Kept(_queries, always_cut=True),
     Kept(_keys, always_cut=True),
     Kept(_queries, always_cut=True),  # the result, text by text
@@ -123,10 +124,10 @@ _AROUND_ATTENTION = (
 )
 
 
-def layer_rows(shape: ModelShape, packed: bool) -> tuple[Kept, ...]:
+def layer_rows(shape: ModelShape, makes_scores: bool) -> tuple[Kept, ...]:
     """What a transformer layer of this family keeps."""
     qk_norm = _QK_NORM if FAMILIES[shape.family].megatron["qk_layernorm"] else ()
-    return (*_AROUND_ATTENTION, *(_PACKED if packed else _SCORES), *qk_norm, *_MLP)
+    return (*_AROUND_ATTENTION, *(_SCORES if makes_scores else _FUSED), *qk_norm, *_MLP)
 
 
 def layer_bytes(shape: ModelShape, work: Work, *, only_kept: bool = False) -> float:
@@ -138,7 +139,7 @@ def layer_bytes(shape: ModelShape, work: Work, *, only_kept: bool = False) -> fl
     layout = work.layout
     tp = layout.tensor_model_parallel_size
     total = 0.0
-    for row in layer_rows(shape, work.pack_length is not None):
+    for row in layer_rows(shape, work.makes_scores):
         if only_kept and row.recomputed:
             continue
         cut = tp if row.always_cut or layout.sequence_parallel else 1
@@ -209,7 +210,7 @@ def forward_workspace(shape: ModelShape, work: Work, tp: int) -> float:
     widths = attention_rows(shape) + (4 * heads + shape.num_query_groups) * shape.head_dim
     attention = widths * work.element
     narrow = work.element if work.element < work.accurate else 0
-    if work.pack_length is None:
+    if work.makes_scores:
         attention += heads * work.text_tokens * (3 * work.accurate + narrow)  # scores, masked, softmax
     mlp = 5 * shape.ffn_hidden_size * work.element
     return work.tokens * (3 * shape.hidden_size * work.element + max(attention, mlp) / tp)

@@ -7,7 +7,7 @@ stays over all of them is counted once; of the turns the largest counts. Gigabyt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from paced_megatron.plan.activations import backward_workspace, forward_workspace, student_activations
 from paced_megatron.plan.loss import loss_bytes
@@ -18,6 +18,10 @@ from paced_megatron.plan.work import Work
 
 ROLLOUTS = "rollouts"
 
+# What a process takes of a GPU outside of torch's tensors: CUDA's context and cuBLAS's workspaces, NCCL's
+# buffers, pieces that the allocator can't use. Allowances, which nobody has measured.
+OF_CUDA, OF_NCCL = 2**30, 2**30
+
 
 @dataclass(frozen=True)
 class StageMemory:
@@ -27,16 +31,18 @@ class StageMemory:
         stage: of the student, from 0; None: a rank that only the teacher has.
         lasting: part -> bytes, from a training's first step to its last.
         turns: turn -> (part -> bytes): what comes and goes.
+        outside: part -> bytes, of the process rather than of training: before and after it too.
     """
 
     stage: int | None
     lasting: Mapping[str, float]
     turns: Mapping[str, Mapping[str, float]]
+    outside: Mapping[str, float] = field(default_factory=dict)
 
     def in_turn(self, turn: str) -> float:
         """Bytes in use in a turn. Attempts and responses are sampled before training is set up."""
         lasting = 0.0 if turn == ROLLOUTS else sum(self.lasting.values())
-        return lasting + sum(self.turns[turn].values())
+        return sum(self.outside.values()) + lasting + sum(self.turns[turn].values())
 
     @property
     def largest_turn(self) -> str:
@@ -62,8 +68,16 @@ def _teachers_own(work: Work) -> StageMemory:
     in_forward = forward_workspace(work.teacher, work, work.layout.teacher_tensor_model_parallel_size)
     turn = {"hidden states of the teacher": teacher.made, "teacher's activations": in_forward}
     if work.teacher_offload:
-        return StageMemory(None, {}, {"teacher": weights | turn})
-    return StageMemory(None, weights, {"teacher": turn})
+        return StageMemory(None, {}, {"teacher": weights | turn}, _outside(work))
+    return StageMemory(None, weights, {"teacher": turn}, _outside(work))
+
+
+def _outside(work: Work) -> dict[str, float]:
+    """On a GPU; main memory is compared with what is left of it (doctor/checks/memory.py)."""
+    if work.device != "cuda":
+        return {}
+    alone = work.layout.world_size == 1 and not work.layout.teacher_own_copies
+    return {"CUDA and NCCL, an allowance": float(OF_CUDA + (0 if alone else OF_NCCL))}
 
 
 def _stage(work: Work, stage: int) -> StageMemory:
@@ -106,7 +120,7 @@ def _stage(work: Work, stage: int) -> StageMemory:
         turns[ROLLOUTS] = larger
         if work.rollouts.during_training:
             turns["evaluation between steps"] = engine_parts(work.rollouts, work.student)
-    return StageMemory(stage, lasting, turns)
+    return StageMemory(stage, lasting, turns, _outside(work))
 
 
 def _student_lasting(work: Work, own: Parameters) -> dict[str, float]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from paced_megatron.models.families import FAMILIES, ModelShape
 
+LARGE_FOR_A_CPU = 200_000_000  # parameters of a student that nobody trains on one on purpose
+
 
 @dataclass(frozen=True)
 class Parameters:

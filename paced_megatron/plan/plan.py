@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from paced_megatron.config import Budget
 from paced_megatron.plan.matmuls import idle_share, matmul_flops
 from paced_megatron.plan.memory import StageMemory, memory_by_stage
+from paced_megatron.plan.remedies import Remedy, remedies
 from paced_megatron.plan.search import layout_that_fits
 from paced_megatron.plan.work import Layout, Work
 
@@ -22,6 +23,7 @@ class Plan:
     limit: bytes that a rank may hold; None: nothing to compare with.
     fits: whether every rank stays below it; None without a limit.
     would_fit: where it does not fit, a layout that would, if there is one.
+    remedies: where it does not fit, keys with which it would on the processes that it has.
     budgets: of the stages of training, in order.
     """
 
@@ -33,6 +35,7 @@ class Plan:
     fits: bool | None
     would_fit: Layout | None
     budgets: Sequence[Budget] = ()
+    remedies: Sequence[Remedy] = ()
 
     def as_json(self) -> str:
         """Bytes and operations, under the names that the table shows."""
@@ -45,6 +48,7 @@ class Plan:
                 "stages": [
                     {
                         "stage": stage.stage,
+                        "outside": dict(stage.outside),
                         "lasting": dict(stage.lasting),
                         "turns": {turn: dict(parts) for turn, parts in stage.turns.items()},
                         "largest_turn": stage.largest_turn,
@@ -59,6 +63,7 @@ class Plan:
                 "fits": self.fits,
                 "budgets": [{budget.name: budget.amount} for budget in self.budgets],
                 "would_fit": asdict(self.would_fit) if self.would_fit else None,
+                "remedies": [asdict(one) for one in self.remedies],
             },
             indent=1,
         )
@@ -77,4 +82,5 @@ def make_plan(work: Work, limit: float | None, budgets: Sequence[Budget] = ()) -
         fits=fits,
         would_fit=layout_that_fits(work, limit) if limit is not None and not fits else None,
         budgets=budgets,
+        remedies=remedies(work, limit) if limit is not None and not fits else (),
     )

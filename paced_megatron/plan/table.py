@@ -7,6 +7,7 @@ from rich.table import Table
 
 from paced_megatron.plan.memory import ROLLOUTS, StageMemory
 from paced_megatron.plan.plan import Plan
+from paced_megatron.plan.remedies import in_words
 from paced_megatron.plan.search import LARGEST_WORLD
 from paced_megatron.plan.work import Layout
 
@@ -64,8 +65,9 @@ def _memory(plan: Plan) -> Table:
     table.add_column("part")
     for stage in stages:
         table.add_column(_name(stage, len(plan.stages)), justify="right")
-    for part in dict.fromkeys(part for stage in stages for part in stage.lasting):
-        table.add_row(part, *(_gb(stage.lasting.get(part)) for stage in stages))
+    lasting = [{**stage.outside, **stage.lasting} for stage in stages]
+    for part in dict.fromkeys(part for parts in lasting for part in parts):
+        table.add_row(part, *(_gb(parts.get(part)) for parts in lasting))
     for turn in dict.fromkeys(turn for stage in stages for turn in stage.turns):
         table.add_section()
         parts = dict.fromkeys(part for stage in stages for part in stage.turns.get(turn, {}))
@@ -118,14 +120,15 @@ def _why_never(plan: Plan) -> str:
 
 def _verdict(plan: Plan) -> str:
     if plan.limit is None:
-        return "No GPU here to compare with; give --memory-gb."
+        return "No GPU here to compare with; give --gpu or --memory-gb."
     limit = f"{plan.limit / 2**30:.1f} GB"
     if plan.fits:
         return f"[green]It fits into {limit}.[/green]"
+    keys = f" {in_words(plan.remedies)} would do." if plan.remedies else ""
     if plan.would_fit is None:
-        return f"[red]It does not fit into {limit}[/red]; {_why_never(plan)}"
+        return f"[red]It does not fit into {limit}[/red]; {_why_never(plan)}.{keys}"
     processes = plan.would_fit.world_size
     return (
-        f"[red]It does not fit into {limit}.[/red] This would, with {processes} processes: "
+        f"[red]It does not fit into {limit}.[/red]{keys} This layout would, with {processes} processes: "
         f"{layout_in_words(plan.would_fit)}."
     )

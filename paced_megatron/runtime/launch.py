@@ -1,8 +1,8 @@
 """Start a job's processes on this host, watch over them, and end them together.
 
 The processes find RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in their environment, as under
-torchrun; a process that torchrun or a cluster started finds them too (`already_launched`) and joins without
-coming through here. Slurm's tasks have names of their own for them (`slurm_task`).
+torchrun; a process that torchrun or a cluster started finds them too and joins without coming through here
+(launched.py).
 
 Plain processes instead of torchrun's elastic agent, because of what a user sees: the agent turns Ctrl-C into
 SIGTERM, prints a banner around every failure, and leaves its workers running when it is itself killed. What
@@ -21,11 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import STOPPED, USER_ERROR
 from paced_megatron.runtime.signals import SAME_REQUEST_S, STOP_SIGNALS
 
@@ -34,34 +33,6 @@ FAILURE_GRACE_S = 5.0  # after one rank failed, for the others to end by themsel
 POLL_S = 0.05
 TAIL_LINES = 20
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-
-def already_launched() -> bool:
-    """Whether this process is a rank of a job that somebody (torchrun, `launch`, a cluster) has started."""
-    return "RANK" in os.environ
-
-
-def slurm_task(environment: Mapping[str, str]) -> dict[str, str]:
-    """RANK, LOCAL_RANK and WORLD_SIZE of a task that `srun` has started as one of several; empty elsewhere:
-    in a job's script, in a step of one task, where RANK is set already.
-
-    Where Slurm shows a task its own GPUs alone, LOCAL_RANK counts among these.
-
-    Raises:
-        UserError: the step does not say where its ranks meet (MASTER_ADDR, MASTER_PORT).
-    """
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if "RANK" in environment or "SLURM_PROCID" not in environment or tasks == "1":
-        return {}
-    rank, local = environment["SLURM_PROCID"], int(environment.get("SLURM_LOCALID", "0"))
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]:
-        raise UserError(
-            f"this is task {rank} of a Slurm step of {tasks}, and {' and '.join(missing)} is not set: its "
-            "ranks can't meet; start it with slurm/train.sbatch, or export both"
-        )
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = len(visible.split(",")) if visible else local + 1
-    return {"RANK": rank, "LOCAL_RANK": str(local % gpus), "WORLD_SIZE": tasks}
 
 
 def free_port() -> int:
@@ -234,7 +205,8 @@ class _Job:
             return  # the same mistake, which rank 0 has shown
         lines = _lines_from(rank.log, rank.log_start)
         if code == USER_ERROR:
-            print("\n".join(lines[-1:]), file=sys.stderr)
+            ours = [line for line in lines if line.startswith("paced: ")]  # a library may have gone on
+            print("\n".join(ours[-1:] or lines[-1:]), file=sys.stderr)
         elif lines:
             print(f"rank {number} failed first; the end of {rank.log}:", file=sys.stderr)
             print("\n".join(f"  {line}" for line in lines[-TAIL_LINES:]), file=sys.stderr)

@@ -11,19 +11,21 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from paced_megatron.errors import UserError
 from paced_megatron.runtime.files import cannot_write
+from paced_megatron.runtime.out_of_memory import how_much, is_out_of_memory
 from paced_megatron.runtime.signals import Stopped, asked_to_stop
 
 T = TypeVar("T")
 
 MAX_PAUSE_S = 0.25  # between two looks at the store
 ASKED = "asked-to-stop"  # the store's key for what another rank than 0 has heard
+FAILED = "failed"  # and for the cause of a rank that has failed alone
 READ_S = 10.0  # how long a failed rank 0 (which may serve the store) stays for the others to read its cause
 
 
@@ -116,6 +118,21 @@ class Lead:
         if (asked := self._asked()) or self._store is None or self.world_size == 1:
             return asked
         return self._store.get(ASKED).decode() if self._store.check([ASKED]) else None
+
+    def tell_failure(self, cause: str) -> None:
+        """Leave word of why this rank alone has failed, for the others, whose next collective breaks."""
+        if self._store is not None and self.world_size > 1:
+            with suppress(RuntimeError):  # the store has gone with rank 0, and nobody is left to hear
+                self._store.set(FAILED, cause)
+
+    def told_failure(self) -> str | None:
+        """What another rank has left word of."""
+        if self._store is None or self.world_size == 1:
+            return None
+        try:
+            return self._store.get(FAILED).decode() if self._store.check([FAILED]) else None
+        except RuntimeError:
+            return None
 
     def close(self, wait_s: float = 30.0) -> None:
         """Wait until every rank has read what rank 0 last posted. To be called before the store goes away.
@@ -224,6 +241,8 @@ def _end_in_words(error: BaseException) -> dict[str, Any]:
         return {"stopped": [error.asked, error.saved]}
     if not isinstance(error, UserError):
         error = cannot_write(error) or error
+    if is_out_of_memory(error):
+        return {"error": how_much(error), "is_user_error": True}
     is_user_error = isinstance(error, UserError)
     cause = str(error) if is_user_error else f"{type(error).__name__}: {error}"
     return {"error": cause, "is_user_error": is_user_error}

@@ -22,6 +22,7 @@ from paced_megatron.runtime.bridge import make_bridge
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
 from paced_megatron.runtime.layout import Layout
 from paced_megatron.runtime.lead import Lead
+from paced_megatron.runtime.out_of_memory import OutOfMemory, ending_alone
 from paced_megatron.runtime.signals import Stopped
 from paced_megatron.runtime.teacher_groups import TeacherPlace, place_teacher, teacher_place_apart
 
@@ -113,10 +114,13 @@ def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) ->
             sizes = teacher.tensor_model_parallel_size, teacher.pipeline_model_parallel_size
             place = place_teacher(groups, *sizes)
         try:
-            yield World(rank, students, device, groups, lead, place)
+            with ending_alone(lead, rank, device):
+                yield World(rank, students, device, groups, lead, place)
         except Stopped:  # on all of the student's ranks alike
             _let_go(place)
             lead.close()
+            raise
+        except OutOfMemory:  # on this rank alone: nobody to agree with
             raise
         except UserError:
             _let_go(place)

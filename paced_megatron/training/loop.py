@@ -22,6 +22,7 @@ from paced_megatron.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from paced_megatron.training.memory_told import step_told
 from paced_megatron.training.metrics import StepMetrics, append_metrics, forget_steps_after, step_metrics
 from paced_megatron.training.room import check_room
 from paced_megatron.training.source import Batch, Source
@@ -59,7 +60,8 @@ def train_stage(
         writers: get each step's numbers too, on rank 0.
 
     Raises:
-        UserError: a step was not finite (see `Trainer.step`), or the disk has no room for a checkpoint.
+        UserError: a step was not finite (see `Trainer.step`), or the disk has no room for a checkpoint; and
+            on a rank without memory for a step, alone (runtime/out_of_memory.py).
         Stopped: a rank was asked to stop; the steps taken are saved.
     """
     lead, training, meter = trainer.world.lead, trainer.training, trainer.meter
@@ -83,7 +85,8 @@ def train_stage(
             while not ended:
                 step, before = taken + 1, meter.amount
                 batch = source.batch(step, trainer)
-                metrics, asked = _timed_step(trainer, batch, folder.number, step)
+                with step_told(folder.number, step, saved, training, batch.examples):
+                    metrics, asked = _timed_step(trainer, batch, folder.number, step)
                 taken, ended = step, meter.why_ended(patience)
                 if trainer.world.is_lead:
                     append_metrics(folder.metrics, metrics)

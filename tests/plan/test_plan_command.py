@@ -138,6 +138,43 @@ def test_a_mistake_ends_with_2_and_one_line(recipe, capsys, arguments, words):
     assert words in line
 
 
+def test_a_gpu_can_be_named_and_has_the_memory_of_its_data_sheet(recipe, capsys):
+    path = recipe("Qwen3-0.6B", "Qwen3-1.7B", training=BF16)
+    code, plan = planned(capsys, path, "--gpu", "H200")
+    assert code == 0 and plan["limit"] == 141e9
+    assert planned(capsys, path, "--gpu", "a100-40")[1]["limit"] == 40e9
+    assert main(["plan", str(path), "--gpu", "h900"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--gpu h900: not known here" in line and "h100, " in line and "--memory-gb" in line
+    with pytest.raises(SystemExit):
+        main(["plan", str(path), "--gpu", "h100", "--memory-gb", "80"])
+
+
+def test_keys_that_would_do_on_the_same_gpus_are_named_before_a_larger_layout(recipe, capsys):
+    training = BF16 | {"micro_batch_size": 16}
+    path = recipe("Qwen3-0.6B", "Qwen3-1.7B", training=training, rollout={"batch_size": 16})
+    code, plan = planned(capsys, path, "--memory-gb", "70", "--response-tokens", "2048")
+    assert code == 1 and plan["remedies"]
+    for remedy in plan["remedies"]:
+        code, again = planned(capsys, path, *remedy["keys"], "--memory-gb", "70", "--response-tokens", "2048")
+        assert code == 0, remedy
+        assert max(stage["peak"] for stage in again["stages"]) == pytest.approx(remedy["peak"]), remedy
+    assert main(["plan", str(path), "--memory-gb", "70", "--response-tokens", "2048"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "training.micro_batch_size=1 (" in said and "would do." in said
+
+
+def test_on_a_gpu_attention_never_makes_all_scores_and_on_a_cpu_it_does(recipe, capsys):
+    path = recipe("Qwen3-0.6B", "Qwen3-1.7B", training=BF16)
+    kept = [
+        planned(capsys, path, *how, "--response-tokens", "8192")[1]["stages"][0]["turns"]["student"][
+            "activations"
+        ]
+        for how in ((), ("--gpu", "h100"))
+    ]
+    assert kept[0] > 3 * kept[1]
+
+
 def test_help_says_what_the_exit_codes_mean(capsys):
     with pytest.raises(SystemExit):
         main(["plan", "--help"])

@@ -16,7 +16,8 @@ import pytest
 
 from paced_megatron.errors import UserError
 from paced_megatron.runtime import launch as launch_module
-from paced_megatron.runtime.launch import already_launched, free_port, launch, slurm_task
+from paced_megatron.runtime.launch import free_port, launch
+from paced_megatron.runtime.launched import already_launched, slurm_task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +49,7 @@ def all_mistaken():
 
 def rank_1_mistaken():
     if RANK == 1:
-        print("a line before\\npaced: error: no such folder on rank 1", file=sys.stderr)
+        print("a line before\\npaced: error: no such folder on rank 1\\na library's last", file=sys.stderr)
         sys.exit(2)
     time.sleep(60)
 

@@ -1,0 +1,85 @@
+"""What the job's devices mean for this run, said before an engine is started or a model loaded."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from paced_megatron.config import Config
+from paced_megatron.errors import UserError
+from paced_megatron.inputs import Inputs
+from paced_megatron.plan.from_config import Texts, planned_work
+from paced_megatron.plan.matmuls import matmul_flops
+from paced_megatron.plan.parameters import LARGE_FOR_A_CPU, parameters_on_rank
+from paced_megatron.plan.room import Gpu, room_on
+from paced_megatron.runtime.gpus import too_old_for, why_none
+from paced_megatron.runtime.world import World
+
+
+def check_devices(
+    config: Config, inputs: Inputs, world: World, turns: str, skip_memory: bool = False
+) -> list[str]:
+    """Warnings, the same on every rank. A collective over the student's ranks.
+
+    Args:
+        turns: what is to be done: a row of `plan/room.TURNS`, or "nothing" that needs a device to speak of.
+        skip_memory: a run that will not fit is only warned of.
+
+    Raises:
+        UserError: on every rank, where the run will not fit into a GPU.
+    """
+    if turns == "nothing":
+        return []
+    gpus = gpus_of_job(world)
+    if not gpus:
+        return [line] if (line := slow_on_cpu(config, inputs)) else []
+    warnings = []
+    if old := too_old_for(config.training.params_dtype, min(gpu.capability for gpu in gpus)):
+        warnings.append(f"the GPU has {old}")
+    work = planned_work(config, longest_texts(config, inputs), "cuda")
+    verdict = room_on(gpus, work, turns)
+    if verdict is None:
+        return warnings
+    if verdict.is_over and not skip_memory:
+        raise UserError(f"{verdict.says}; `--skip-memory-check` tries it all the same")
+    return [*warnings, verdict.says]
+
+
+def slow_on_cpu(config: Config, inputs: Inputs) -> str:
+    """A line for a run of real models without a GPU; empty for one of small ones."""
+    count = parameters_on_rank(inputs.student, 1, 1, 0).total
+    if count < LARGE_FOR_A_CPU:
+        return ""
+    work = planned_work(config, longest_texts(config, inputs), "cpu")
+    flops = sum(matmul_flops(work).values())
+    return (
+        f"no GPU is used: {why_none()}. The student has {count / 1e9:.2f} billion parameters, and a step up "
+        f"to {flops / 1e12:,.3g} TFLOP of matrix products: slow on a CPU; `paced doctor CONFIG` says what is "
+        "in the way, `paced plan CONFIG --gpu NAME` whether it would fit into a GPU"
+    )
+
+
+def longest_texts(config: Config, inputs: Inputs) -> Texts:
+    """The longest prompt, the teacher's own too, with the longest answer that may be sampled."""
+    prompts = max(len(ids) for ids in inputs.train.prompts.values())
+    new_tokens = config.rollout.max_new_tokens
+    for of_stage in inputs.teacher_prompts:
+        if of_stage.template:
+            longest = max(of_stage.longest(name, new_tokens) for name in inputs.train.prompts)
+            prompts = max(prompts, longest)
+    return Texts(prompts, new_tokens)
+
+
+def gpus_of_job(world: World) -> list[Gpu]:
+    """Of the student's ranks, in order; empty on the CPU. A collective over them."""
+    if world.device.type != "cuda":
+        return []
+    free, total = torch.cuda.mem_get_info(world.device)
+    name, capability = (
+        torch.cuda.get_device_name(world.device),
+        torch.cuda.get_device_capability(world.device),
+    )
+    own = Gpu(name, float(total), float(free), capability)
+    found: list[Gpu] = [own] * world.world_size
+    dist.all_gather_object(found, own)
+    return found

@@ -1,0 +1,164 @@
+"""The plan against the GPUs that a job has found, and what it proposes. Sizes are made up: here is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from paced_megatron.models.families import model_shape
+from paced_megatron.plan.memory import ROLLOUTS, memory_by_stage
+from paced_megatron.plan.remedies import remedies
+from paced_megatron.plan.rollouts import Rollouts
+from paced_megatron.plan.room import GB, MARGIN, Gpu, room_on
+from paced_megatron.plan.search import peak_bytes
+from paced_megatron.plan.work import Layout, Work
+
+CONFIGS = Path(__file__).parents[1] / "data" / "configs"
+
+
+@pytest.fixture
+def work(tmp_path) -> Work:
+    """Qwen3-0.6B and 1.7B on one GPU, long texts, several in a micro-batch."""
+    shapes = []
+    for name in ("Qwen3-0.6B", "Qwen3-1.7B"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text((CONFIGS / f"{name}.json").read_text())
+        shapes.append(model_shape(tmp_path / name))
+    return Work(
+        student=shapes[0],
+        teacher=shapes[1],
+        layout=Layout(),
+        params_dtype="bfloat16",
+        micro_batch_size=4,
+        global_batch_size=32,
+        prompt_tokens=512,
+        response_tokens=2048,
+        fused_attention=True,
+        rollouts=Rollouts(batch_size=64, text_tokens=2560, element=2),
+    )
+
+
+def gpu(total: float, free: float | None = None) -> Gpu:
+    return Gpu("Card", total, total if free is None else free)
+
+
+def test_far_over_is_over_near_is_said_and_half_is_nothing(work):
+    peak = peak_bytes(work)
+    over = room_on([gpu(peak / (1.05 + MARGIN))], work, "everything")
+    near = room_on([gpu(peak / 1.05)], work, "everything")
+    assert over.is_over and not near.is_over
+    assert room_on([gpu(peak / 0.95)], work, "everything") is not None  # hardly
+    assert room_on([gpu(peak / 0.85)], work, "everything") is None
+
+
+def test_the_line_has_the_sizes_the_largest_parts_and_the_texts(work):
+    peak = peak_bytes(work)
+    (stage,) = memory_by_stage(work)
+    says = room_on([gpu(peak / 2)], work, "everything").says
+    assert f"the GPU of rank 0 (Card) has {peak / 2 / GB:.1f} GB" in says and "in use" not in says
+    assert f"takes up to {peak / GB:.1f} GB" in says and "texts of 512 + 2048 tokens" in says
+    assert f"in the turn of {stage.largest_turn}" in says
+    largest = max(stage.turns[stage.largest_turn].items(), key=lambda part: part[1])
+    assert f"{largest[0]} {largest[1] / GB:.1f}" in says
+
+
+def test_what_others_have_of_a_gpu_is_missing_and_said(work):
+    peak = peak_bytes(work)
+    says = room_on([gpu(2 * peak, free=peak / 2)], work, "everything").says
+    assert f"of which {1.5 * peak / GB:.1f} GB are in use already" in says
+    assert room_on([gpu(2 * peak, free=1.9 * peak)], work, "everything") is None
+
+
+def test_the_fullest_rank_of_all_is_named_by_its_pipeline_stage(work):
+    work = work.at(Layout(pipeline_model_parallel_size=2, data_parallel_size=2))
+    roomy = gpu(10 * peak_bytes(work))
+    stages = memory_by_stage(work)
+    gpus = [roomy, roomy, roomy, gpu(stages[1].peak / 2)]
+    says = room_on(gpus, work, "everything").says
+    assert says.startswith("the GPU of rank 3 ") and f"{stages[1].peak / GB:.1f} GB of it" in says
+
+
+def test_a_verb_is_compared_by_its_own_turns_alone(work):
+    huge = replace(work, rollouts=Rollouts(batch_size=4096, text_tokens=2560, element=2))
+    (stage,) = memory_by_stage(huge)
+    assert stage.largest_turn == ROLLOUTS
+    room = gpu(peak_bytes(replace(work, rollouts=None)) * 1.2)
+    assert room_on([room], huge, "rollouts").is_over
+    assert room_on([room], huge, "training") is None
+    assert room_on([gpu(1.0)], replace(work, rollouts=None), "rollouts") is None  # another machine's
+
+
+def test_each_key_that_is_proposed_does_by_itself_what_it_says(work):
+    limit = 0.6 * peak_bytes(work)
+    found = remedies(work, limit)
+    assert {key for one in found for key in one.keys} >= {"training.micro_batch_size=1"}
+    for one in found:
+        assert len(one.keys) == 1 and one.peak <= limit
+    micro = next(one for one in found if one.keys == ("training.micro_batch_size=1",))
+    assert micro.peak == peak_bytes(replace(work, micro_batch_size=1))
+
+
+def test_where_no_key_does_alone_several_are_proposed_together_and_where_none_do_nothing(work):
+    together = replace(
+        work,
+        micro_batch_size=1,
+        teacher_offload=True,
+        loss_workspace_mb=256.0,
+        layout=Layout(recompute_granularity="full"),
+        rollouts=replace(work.rollouts, batch_size=16),
+    )
+    least = peak_bytes(together)
+    (found,) = remedies(work, least * 1.0001)
+    assert len(found.keys) > 1 and "training.recompute_granularity=full" in found.keys
+    assert found.peak <= least * 1.0001
+    assert remedies(work, least / 4) == []
+    (found,) = remedies(work, peak_bytes(replace(together, rollouts=work.rollouts)) * 0.99)
+    # What isn't needed is left out, what costs most first.
+    assert found.keys == ("rollout.batch_size=16", "teacher.offload=true", "training.micro_batch_size=1")
+
+
+def test_what_a_run_has_already_or_cannot_have_is_not_proposed(work):
+    bare = replace(
+        work,
+        micro_batch_size=1,
+        loss_workspace_mb=64.0,
+        teacher_kind="ema",
+        teacher=work.student,
+        rollouts=None,
+        layout=Layout(recompute_granularity="full"),
+    )
+    assert remedies(bare, peak_bytes(bare) / 2) == [] and remedies(bare, peak_bytes(bare) * 2) == []
+
+
+def test_where_no_key_does_a_layout_of_more_gpus_is_named(work):
+    work = replace(work, rollouts=None)  # an engine has all of a model on one
+    says = room_on([gpu(peak_bytes(work) / 6)], work, "everything").says
+    assert "it would fit on" in says and "GPUs: tensor_model_parallel_size" in says
+
+
+def test_padded_texts_on_a_gpu_keep_what_packed_ones_do_and_nothing_grows_with_the_square(work):
+    from paced_megatron.plan.activations import forward_workspace, layer_bytes
+
+    shape = work.student
+    one = replace(work, micro_batch_size=1)
+    assert layer_bytes(shape, one) == layer_bytes(
+        shape, replace(one, pack_length=2560, fused_attention=False)
+    )
+    twice = replace(one, prompt_tokens=1024, response_tokens=4096)
+    assert layer_bytes(shape, twice) == pytest.approx(2 * layer_bytes(shape, one))
+    assert forward_workspace(shape, twice, 1) == pytest.approx(2 * forward_workspace(shape, one, 1))
+    scores = layer_bytes(shape, replace(one, fused_attention=False)) - layer_bytes(shape, one)
+    # The softmax in float32 and its copy in bfloat16, 16 heads; the rest of the difference is linear.
+    assert scores == pytest.approx(16 * 2560**2 * 6, rel=0.05)
+
+
+def test_a_process_takes_an_allowance_of_a_gpu_and_none_of_main_memory(work):
+    (alone,) = memory_by_stage(work)
+    (both,) = memory_by_stage(work.at(Layout(data_parallel_size=2)))
+    (cpu,) = memory_by_stage(replace(work, device="cpu"))
+    assert sum(alone.outside.values()) == GB and sum(both.outside.values()) == 2 * GB and not cpu.outside
+    for turn in alone.turns:  # rollouts too
+        lasting = 0.0 if turn == ROLLOUTS else sum(alone.lasting.values())
+        assert alone.in_turn(turn) == pytest.approx(GB + lasting + sum(alone.turns[turn].values()))

@@ -1,0 +1,107 @@
+"""What a run says of its devices before it begins. GPUs are made up, at the place where they are asked: here
+is none, and what follows from their sizes is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from loop.recipes import QUICKSTART, write_experiment, write_recipe
+from paced_megatron import device_check
+from paced_megatron.cli import main
+from paced_megatron.config.io import load_config
+from paced_megatron.inputs import read_inputs
+from paced_megatron.plan.room import Gpu
+
+SHORT = {
+    "stages": [{"divergence": "forward_kl", "train_iters": 1}],
+    "evaluation": {"every": 0, "attempts": 1},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return write_recipe(tmp_path, **SHORT)
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Called with the GPU that rank 0 shall find."""
+
+    def set_gpu(**fields) -> None:
+        card = Gpu(**({"name": "Card", "total": 80 * 2**30, "free": 80 * 2**30} | fields))
+        monkeypatch.setattr(device_check, "gpus_of_job", lambda world: [card])
+
+    return set_gpu
+
+
+def test_a_run_that_will_not_fit_ends_before_its_first_attempt_with_a_line(recipe, found, capsys):
+    found(total=2**29, free=2**29)
+    for verb in ("run", "rollout"):
+        assert main([verb, str(recipe)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("paced: the GPU of rank 0 (Card) has 0.5 GB")
+        assert line.endswith("`--skip-memory-check` tries it all the same")
+        assert not list(recipe.parent.rglob("attempts.jsonl"))
+
+
+def test_an_experiment_that_will_not_fit_ends_before_its_first_attempt_too(tmp_path, found, capsys):
+    experiment = write_experiment(tmp_path, seeds=(1,), **SHORT)
+    found(total=2**29, free=2**29)
+    assert main(["compare", str(experiment)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("paced: the GPU of rank 0 (Card) has 0.5 GB")
+    assert not list(tmp_path.rglob("attempts.jsonl"))
+
+
+def test_asked_to_it_is_tried_all_the_same_with_a_warning(recipe, found, capsys):
+    found(total=2**29, free=2**29)
+    assert main(["rollout", str(recipe), "--skip-memory-check"]) == 0
+    assert capsys.readouterr().out.startswith("warning: the GPU of rank 0 (Card) has 0.5 GB")
+    assert list(recipe.parent.rglob("attempts.jsonl"))
+
+
+def test_a_verb_that_loads_no_model_is_not_stopped(recipe, found, capsys):
+    assert main(["rollout", str(recipe)]) == 0
+    found(total=2**20, free=2**20)
+    assert main(["weigh", str(recipe)]) == 0
+    with pytest.raises(SystemExit):
+        main(["weigh", str(recipe), "--skip-memory-check"])
+    assert "warning: the GPU" not in capsys.readouterr().out
+
+
+def test_the_longest_texts_that_can_come_are_compared(recipe):
+    config = load_config(recipe, ["rollout.max_new_tokens=17"])
+    inputs = read_inputs(config)
+    texts = device_check.longest_texts(config, inputs)
+    assert texts.response_tokens == 17
+    assert texts.prompt_tokens == max(len(ids) for ids in inputs.train.prompts.values())
+
+
+def test_an_old_gpu_is_warned_of_with_what_it_costs_and_a_new_one_is_not(recipe, found, capsys):
+    found(capability=(7, 5))
+    assert main(["rollout", str(recipe), "training.params_dtype=bfloat16"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("warning: the GPU has compute capability 7.5, below 8.0: no Triton")
+    assert "bfloat16 is emulated" in out and "training.params_dtype=float32" in out
+    found(capability=(8, 0))
+    assert main(["respond", str(recipe)]) == 2  # there are no pass rates yet
+    assert "compute capability" not in capsys.readouterr().out
+
+
+def test_a_real_student_without_a_gpu_is_warned_of_with_the_reason_and_a_tiny_one_is_not(recipe):
+    config = load_config(recipe, [])
+    inputs = read_inputs(config)
+    assert device_check.slow_on_cpu(config, inputs) == ""
+    large = replace(inputs, student=replace(inputs.student, ffn_hidden_size=2**21))
+    line = device_check.slow_on_cpu(config, large)
+    assert line.startswith("no GPU is used: ") and "TFLOP of matrix products: slow on a CPU" in line
+    if torch.version.cuda is None:
+        assert f"torch {torch.__version__} is a build for the CPU" in line
+
+
+def test_the_quickstart_says_nothing_of_devices(capsys, tmp_path):
+    config = load_config(QUICKSTART / "quickstart.yaml", [f"run_dir={tmp_path / 'run'}"])
+    assert device_check.slow_on_cpu(config, read_inputs(config)) == ""
