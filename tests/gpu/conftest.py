@@ -26,14 +26,19 @@ ON_CPU = os.environ.get("PACED_GPU_TESTS_ON") == "cpu"
 NO_GPU = "needs a CUDA device: `make test-gpu` on a machine that has one"
 
 
-@pytest.fixture(scope="session")
-def device() -> torch.device:
-    """The first GPU; the CPU with PACED_GPU_TESTS_ON=cpu."""
-    if ON_CPU:
+def chosen_device(on_cpu: bool) -> torch.device:
+    """The first GPU, or the CPU where that is asked for; the test is skipped where there is no GPU."""
+    if on_cpu:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         pytest.skip(NO_GPU)
     return torch.device("cuda", 0)
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where a test computes."""
+    return chosen_device(ON_CPU)
 
 
 class Memory:

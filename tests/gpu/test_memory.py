@@ -20,7 +20,6 @@ pytestmark = pytest.mark.gpu
 
 PARALLEL = ParallelConfig()
 TRAINING = TrainingConfig(micro_batch_size=2, global_batch_size=4, params_dtype="bfloat16", lr=1e-3)
-GRAIN = 512  # bytes: torch hands out the memory of a GPU in such pieces
 
 
 def _examples(count: int, seed: int = 5) -> list[Example]:
@@ -79,18 +78,15 @@ def test_with_the_tokens_grow_only_inputs_the_hidden_gradient_and_numbers_per_to
 
 def test_a_teacher_that_slept_wakes_bit_equal_and_its_memory_was_free(world, folder, memory):
     place, dtype = place_teacher(world.groups), torch.bfloat16
-    before = memory()
     student = model_shape(folder("student", dtype))
     teacher = Teacher.from_folder(folder("teacher", dtype), place, dtype, student=student)
     assert teacher.model is not None and teacher.head is not None
-    awake = memory()
-    weights = {name: tensor.clone().cpu() for name, tensor in teacher.model.named_parameters()}
-    held = sum(tensor.nbytes for tensor in weights.values())
+    weights = {name: tensor.cpu().clone() for name, tensor in teacher.model.named_parameters()}
     batches = _batches(_examples(3))
     hidden = [one.clone() for one in teacher.hidden_states(batches)]
+    awake = memory()
     for sleeper in teacher.sleepers:
         sleeper.sleep()
-    hidden_bytes = sum(-(-one.nbytes // GRAIN) * GRAIN for one in hidden)
     asleep = memory()
     for sleeper in reversed(teacher.sleepers):
         sleeper.wake()
@@ -98,13 +94,8 @@ def test_a_teacher_that_slept_wakes_bit_equal_and_its_memory_was_free(world, fol
         assert torch.equal(tensor.cpu(), weights[name]), name
     again = teacher.hidden_states(batches)
     assert all(torch.equal(one, other) for one, other in zip(hidden, again, strict=True))
-    if memory.counts:
-        assert awake - before >= held
-        assert asleep <= before + hidden_bytes + 16 * GRAIN, (
-            before,
-            awake,
-            asleep,
-        )  # the sums of bits are kept
+    if memory.counts:  # a sum of the bits of each stays
+        assert awake - asleep >= 0.99 * sum(tensor.nbytes for tensor in weights.values()), (awake, asleep)
 
 
 def test_between_steps_the_optimizers_state_and_the_teacher_sleep_and_the_next_step_is_the_same(
