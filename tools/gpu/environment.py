@@ -1,4 +1,4 @@
-"""What a lent machine is, in a few lines to be kept beside what was measured there; and that all of it imports.
+"""What a lent machine is, to be kept beside what was measured there; and whether all that is needed imports.
 
 python tools/gpu/environment.py --out environment.txt
 """
@@ -48,7 +48,9 @@ def lines() -> Iterator[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     missing = []

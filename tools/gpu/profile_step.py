@@ -52,9 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the text; a line on stdout says that it is there"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="the text")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU")

@@ -8,7 +8,7 @@
 # after it. PACED_GPU_TESTS_ON=cpu tries all of it without a GPU. PYTHON: the interpreter (python3); SITE: where the wheels
 # are installed (/tmp/site); COMMIT: of the tree, which has no repository with it there.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
 mode=${1:-full}
 case $mode in
@@ -42,6 +42,10 @@ part() { # part SECONDS NAME COMMAND...: at most so long, and no longer than wha
     [ "$status" -eq 0 ] || failed=1
 }
 
+tests() { # tests SECONDS: pytest ends itself a little before, so that it says what it has found
+    part "$1" tests tools/gpu/test.sh --junitxml "$OUT/tests.xml" --timeout=90 --session-timeout=$(($1 - 20))
+}
+
 if compgen -G '.whl/*.whl' >/dev/null; then
     part 60 wheels "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
         --target "$SITE" .whl/*.whl
@@ -51,9 +55,9 @@ export TMPDIR=${TMPDIR:-/tmp}
 
 part 60 environment "$PYTHON" tools/gpu/environment.py --out "$OUT/environment.txt"
 if [ "$mode" = quick ]; then
-    part 150 tests tools/gpu/test.sh --junitxml "$OUT/tests.xml"
+    tests 150
 else
-    part 230 tests tools/gpu/test.sh --junitxml "$OUT/tests.xml"
+    tests 230
     part 60 profile "$PYTHON" tools/gpu/profile_step.py --out "$OUT/profile.txt" "${dry[@]}"
     # What the tests have not used goes to the benchmarks, in equal shares; each ends by itself half a minute before.
     share=$(((total - SECONDS) / 2))
