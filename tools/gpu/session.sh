@@ -51,7 +51,8 @@ if compgen -G '.whl/*.whl' >/dev/null; then
         --target "$SITE" .whl/*.whl
 fi
 export PYTHONPATH="$PWD:$SITE${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-export TMPDIR=${TMPDIR:-/tmp}
+# One process on a machine whose name may lead nowhere.
+export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-lo}
 
 part 60 environment "$PYTHON" tools/gpu/environment.py --out "$OUT/environment.txt"
 if [ "$mode" = quick ]; then
