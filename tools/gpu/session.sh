@@ -42,8 +42,8 @@ part() { # part SECONDS NAME COMMAND...: at most so long, and no longer than wha
     [ "$status" -eq 0 ] || failed=1
 }
 
-tests() { # tests SECONDS: pytest ends itself a little before, so that it says what it has found
-    part "$1" tests tools/gpu/test.sh --junitxml "$OUT/tests.xml" --timeout=90 --session-timeout=$(($1 - 20))
+tests() { # tests SECONDS: pytest ends itself a little before, between two tests, so that it says what it has found
+    part "$1" tests tools/gpu/test.sh -v --timeout=90 --session-timeout=$(($1 - 20))
 }
 
 if compgen -G '.whl/*.whl' >/dev/null; then
@@ -59,7 +59,7 @@ if [ "$mode" = quick ]; then
     tests 150
 else
     tests 230
-    part 60 profile "$PYTHON" tools/gpu/profile_step.py --out "$OUT/profile.txt" "${dry[@]}"
+    part 60 profile "$PYTHON" -m benchmarks.gpu.profile --out "$OUT/profile" "${dry[@]}"
     # What the tests have not used goes to the benchmarks, in equal shares; each ends by itself half a minute before.
     share=$(((total - SECONDS) / 2))
     part $share divergence "$PYTHON" -m benchmarks.gpu.divergence --out "$OUT/divergence.csv" \
@@ -69,5 +69,5 @@ else
         --minutes "$("$PYTHON" -c "print(max($share - 35, 20) / 60)")" "${dry[@]}"
 fi
 echo "== all: $SECONDS s, ${failed/1/something failed or was cut short}" | sed 's/, 0$/, all of it done/'
-ls -l "$OUT"
+find "$OUT" -type f -size +0 -printf '%9s %P\n' # eight files come back, of at most 16 MiB
 exit "$failed"
