@@ -41,6 +41,13 @@ def device() -> torch.device:
     return chosen_device(ON_CPU)
 
 
+@pytest.fixture(autouse=True)
+def _needs_its_device(request: pytest.FixtureRequest) -> None:
+    """A test that takes no `device` says "cuda" itself, and is for a GPU alone."""
+    if "device" not in request.fixturenames:
+        chosen_device(on_cpu=False)
+
+
 class Memory:
     """() -> bytes of the device that tensors take. Of a CPU nobody knows: 0, and `counts` is False."""
 

@@ -43,7 +43,7 @@ part() { # part SECONDS NAME COMMAND...: at most so long, and no longer than wha
 }
 
 tests() { # tests SECONDS: pytest ends itself a little before, between two tests, so that it says what it has found
-    part "$1" tests tools/gpu/test.sh -v --timeout=90 --session-timeout=$(($1 - 20))
+    part "$1" tests tools/gpu/test.sh -vv --timeout=90 --session-timeout=$(($1 - 20))
 }
 
 if compgen -G '.whl/*.whl' >/dev/null; then
