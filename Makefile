@@ -30,7 +30,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install quickstart test lint types unit test-newest has-newest test-sglang format docs clean \
-	test-slurm test-long long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills long-slurm
+	test-slurm test-gpu test-long long-conformance long-converter long-parity long-resume long-recipes long-verifier long-kills long-slurm
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -58,7 +58,7 @@ types: $(INSTALLED) ## type checks of the package and the tools
 
 # Whole files are dealt out, the long ones first (tests/conftest.py): each process has a pool and fixtures of its own.
 unit: $(INSTALLED) ## the tests that need no GPU, no Slurm and no SGLang; ARGS="tests/pacing -x" chooses
-	$(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=2400 \
+	CUDA_VISIBLE_DEVICES= $(VENV)/bin/python -m pytest -q -m "not gpu and not slurm and not sglang" --session-timeout=2400 \
 		$(if $(ARGS),$(ARGS),-n $(WORKERS) --dist loadfile --no-loadscope-reorder)
 
 # The rows that `make test` has no time for. $(call long,VARIABLE): the test files that ask for it, with it set.
@@ -119,6 +119,13 @@ $(SGLANG_INSTALLED): $(SGLANG_ENVIRONMENT)/install.sh $(wildcard $(SGLANG_ENVIRO
 
 test-slurm: $(INSTALLED) ## the tests that need a real Slurm: starts one here (as root; installs Debian's where none is)
 	$(VENV)/bin/python -m pytest -q -m slurm --session-timeout=520 tests/slurm $(ARGS)
+
+# Nothing is installed: on a machine that is lent for minutes its own Python has a torch for its GPU, and wheels come
+# with the tree (tools/gpu). With PYTHON=... that one, else .venv where there is one.
+GPU_PYTHON := $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(or $(wildcard $(VENV)/bin/python),python3))
+
+test-gpu: ## the tests on one GPU, under ten minutes; PYTHON=python3 has the machine's own Python run them
+	PYTHON=$(GPU_PYTHON) tools/gpu/test.sh $(ARGS)
 
 format: $(INSTALLED) ## bring the code into the form that lint asks for
 	$(VENV)/bin/ruff check --fix --quiet . || true

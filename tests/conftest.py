@@ -55,6 +55,7 @@ LONG_FILES = (
     "loop/test_failing_steps.py",
     "loop/test_forgetting.py",
     "loop/test_out_of_memory.py",
+    "runtime/test_gpu_tests_on_the_cpu.py",
     "parallel/test_self_distillation.py",
     "problems/test_verifier_pool.py",
     "loop/test_self_distillation_run.py",

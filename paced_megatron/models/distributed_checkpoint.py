@@ -241,7 +241,9 @@ def write_checkpoint(
         empty_objects: keys of objects that a model asks for and that hold nothing (`_extra_state`).
         common: what is no tensor; every rank reads it whole.
     """
-    writer = FileSystemWriter(folder, sync_files=False)  # whoever makes the folder whole syncs it
+    # Whoever makes the folder whole syncs it. Nothing is copied ahead: for that torch would start CUDA where
+    # there is a GPU, of which a converter needs nothing and which somebody else may have to himself.
+    writer = FileSystemWriter(folder, sync_files=False, per_thread_copy_ahead=0)
     planner = _Planner([piece for group in groups for piece in group], saved_bytes([None]))
     nothing = [WriteItem(MetadataIndex(key), WriteItemType.BYTE_IO) for key in empty_objects]
     plans = [SavePlan(nothing), *(SavePlan([piece.item for piece in group]) for group in groups)]
