@@ -43,6 +43,7 @@ LONG_FILES = (
     "loop/test_loop.py",
     "tools/test_convert.py",
     "parallel/test_layouts.py",
+    "models/test_engine_spec.py",
     "parallel/test_teacher_layouts.py",
     "parallel/test_gradient.py",
     "plan/test_live_bytes.py",
