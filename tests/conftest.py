@@ -48,6 +48,7 @@ LONG_FILES = (
     "fake_gpu/test_waits.py",
     "tools/test_convert.py",
     "parallel/test_layouts.py",
+    "models/test_engine_spec.py",
     "parallel/test_teacher_layouts.py",
     "parallel/test_gradient.py",
     "plan/test_live_bytes.py",

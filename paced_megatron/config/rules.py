@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from paced_megatron.config import Config, LaunchConfig, TrainingConfig
 from paced_megatron.config.budget import BUDGETS, BudgetConfig, named
+from paced_megatron.config.layer_rules import LAYER_RULES
 from paced_megatron.config.layouts import LAYOUT_RULES, Rule
 from paced_megatron.config.pacing_rules import PACING_RULES
 from paced_megatron.config.teacher_rules import TEACHER_RULES
@@ -311,4 +312,5 @@ RULES: list[Rule] = [
     *TEXT_RULES,
     *TEACHER_RULES,
     *LAYOUT_RULES,
+    *LAYER_RULES,
 ]

@@ -52,6 +52,25 @@ class TrainingConfig(BudgetConfig):
         Literal["float32", "bfloat16"],
         Key("type of the weights in training; gradients and optimizer state are float32"),
     ] = "float32"
+    transformer_impl: Annotated[
+        Literal["auto", "local", "transformer_engine"],
+        Key(
+            "whose layers student and teacher are built from: `transformer_engine`, NVIDIA's, which needs a "
+            "GPU and bfloat16; `local`, Megatron-Core's own with torch's attention; `auto`: the former where "
+            "it is installed and fits, else the latter"
+        ),
+    ] = "auto"
+    fp8: Annotated[
+        Literal["e4m3", "hybrid"] | None,
+        Key(
+            "the student's matrix products in its layers are of 8-bit numbers: `e4m3` all of them, `hybrid` "
+            "the gradients as e5m2; needs Transformer Engine, and `pack_length`; null: of params_dtype"
+        ),
+    ] = None
+    fp8_recipe: Annotated[
+        Literal["delayed", "tensorwise", "blockwise", "mxfp8"],
+        Key("with `fp8`: how Transformer Engine scales these numbers; Megatron's names"),
+    ] = "delayed"
     pack_length: Annotated[
         int | None,
         Key(

@@ -52,9 +52,9 @@ def load_weights(
     unfilled, everything = parameters_by_name(model), rules(shape)
     with _shown(f"loading {folder.name}", sum(held.nbytes for held in unfilled.values())) as advance:
         for rule in filling_rules(shape):
-            name = rule.name_in(unfilled)
-            if name is None:
-                assert groups.pp.size() > 1 or rule not in everything, f"the model has no {rule.megatron}"
+            name = rule.megatron
+            if name not in unfilled:
+                assert groups.pp.size() > 1 or rule not in everything, f"the model has no {name}"
                 continue  # on another pipeline stage
             parameter = unfilled.pop(name)
             part = rule.shard([files.part_of(tensor) for tensor in rule.hugging_face], cut, rank)
@@ -122,8 +122,8 @@ def hugging_face_tensors(
     cut, owners, here = Cut(shape, groups.tp.size()), _owners(tensors, groups), groups.pp.rank()
     device = next(iter(tensors.values())).device
     for rule in rules(shape):
-        name = rule.name_in(owners)
-        assert name is not None, f"no rank has {rule.megatron}"
+        name = rule.megatron
+        assert name in owners, f"no rank has {name}"
         stage, dtype = owners[name]
         parts = _gather_parts(tensors[name], groups) if here == stage else None
         if groups.tp.rank() or here not in (0, stage):

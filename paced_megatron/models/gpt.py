@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel.utils import (
     is_pp_first_stage,
     is_pp_last_stage,
@@ -34,12 +35,24 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from paced_megatron.models.families import FAMILIES, ModelShape
+from paced_megatron.models.fusions import fusions
 from paced_megatron.models.layers import layer_spec
+from paced_megatron.models.mapping import local_name
+from paced_megatron.models.packed import PackedTexts
 from paced_megatron.models.rope import llama3_frequencies, unscaled_frequencies
 
 
 class HiddenStatesModel(GPTModel):
     """GPTModel whose forward gives the final hidden states [s, b, H] (after the last norm), not logits."""
+
+    def _preprocess(
+        self, *args: Any, packed_seq_params: PackedSeqParams | None = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Embeddings and rotary angles; of packed texts the angles token by token (packed.py)."""
+        embedded, rotary, *others = super()._preprocess(*args, packed_seq_params=packed_seq_params, **kwargs)
+        if isinstance(packed_seq_params, PackedTexts):
+            rotary = packed_seq_params.by_token(rotary)
+        return (embedded, rotary, *others)
 
     def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return hidden_states
@@ -60,13 +73,14 @@ def transformer_config(
     params_dtype: torch.dtype,
     pipeline_model_parallel_size: int = 1,
     virtual_pipeline_model_parallel_size: int | None = None,
+    transformer_impl: str = "local",
     **settings: Any,
 ) -> TransformerConfig:
     """The configuration under which Megatron-Core computes what transformers computes for this model.
 
-    `settings` are more of its fields that leave the computation as it is: sequence_parallel, recompute_*.
-    Fusions are off: they need CUDA extensions or change the rounding, and the layer spec here is Megatron's
-    own (local) one.
+    Args:
+        transformer_impl: whose layers, "local" or "transformer_engine" (layer_choice.py).
+        settings: more of its fields that leave the computation as it is: sequence_parallel, recompute_*.
     """
     virtual = virtual_pipeline_model_parallel_size
     return TransformerConfig(
@@ -84,12 +98,8 @@ def transformer_config(
         hidden_dropout=0.0,
         attention_dropout=0.0,
         attention_softmax_in_fp32=params_dtype != torch.float64,
-        masked_softmax_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        apply_rope_fusion=False,
-        persist_layer_norm=False,
-        gradient_accumulation_fusion=False,
+        transformer_impl=transformer_impl,
+        **fusions(transformer_impl),
         tensor_model_parallel_size=tensor_model_parallel_size,
         pipeline_model_parallel_size=pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual,
@@ -186,7 +196,8 @@ def build_model(
 
 
 def parameters_by_name(model: GPTModel | Sequence[GPTModel]) -> dict[str, Parameter]:
-    """This rank's parameters, of all its chunks, under the names that the map uses.
+    """This rank's parameters, of all its chunks, under the names that the map uses: those of the local
+    layers, whosever the model's are.
 
     A pipeline stage counts its layers from 0; the map counts them in the whole model. Megatron tells each
     layer its number there (from 1).
@@ -200,5 +211,7 @@ def parameters_by_name(model: GPTModel | Sequence[GPTModel]) -> dict[str, Parame
         }
         for name, parameter in chunk.named_parameters():
             prefix = ".".join(name.split(".", 3)[:3]) + "."
-            found[name.replace(prefix, whole[prefix], 1) if prefix in whole else name] = parameter
+            if prefix in whole:
+                name = whole[prefix] + local_name(name.removeprefix(prefix))
+            found[name] = parameter
     return found

@@ -8,7 +8,7 @@ to right, so that a wrong row can't hide in one direction.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -121,7 +121,7 @@ class Rule:
 
     Attributes:
         megatron: the parameter's name under Megatron's local layer spec, with the layer's number in the
-            whole model (a pipeline stage counts its own layers: `parameters_by_name` in gpt.py).
+            whole model: its key in `parameters_by_name` (gpt.py).
         transformer_engine: its name under the Transformer Engine's layer spec, which folds a norm into the
             linear layer that follows it. Megatron's own checkpoints use these names whatever the spec.
         hugging_face: shapes by name, of the tensors that it is made of, in the order in which `layout` wants
@@ -145,10 +145,6 @@ class Rule:
     def numel(self) -> int:
         """How many numbers its Hugging Face tensors hold together."""
         return sum(math.prod(size) for size in self.hugging_face.values())
-
-    def name_in(self, names: Container[str]) -> str | None:
-        """The one of its two names that a model has, whichever layer spec it was built from; else None."""
-        return next((name for name in (self.megatron, self.transformer_engine) if name in names), None)
 
     def shard(self, tensors: Sequence[Sliceable], cut: Cut, rank: int) -> Tensor:
         """This rank's Megatron parameter, from the whole Hugging Face tensors."""
@@ -241,6 +237,15 @@ _LAYER: tuple[_Row, ...] = (
     ),
     _Row("mlp.linear_fc2.weight", {"mlp.down_proj.weight": "hidden ffn"}, "columns"),
 )
+_LOCAL_NAMES = {row.transformer_engine: row.megatron for row in _LAYER if row.transformer_engine}
+
+
+def local_name(name: str) -> str:
+    """The name under the local layer spec of a layer's parameter that is called `name` under either; both
+    without the layer's prefix."""
+    return _LOCAL_NAMES.get(name, name)
+
+
 _EMBEDDING = _Row(
     "embedding.word_embeddings.weight", {"model.embed_tokens.weight": "vocabulary hidden"}, "vocabulary"
 )

@@ -1,7 +1,8 @@
 """A teacher that is the moving average of the student's weights.
 
 It is kept in float32, whatever the student's type: with a decay of 0.99 a step changes it by a hundredth of
-what the student's step did, which bfloat16 would round away.
+what the student's step did, which bfloat16 would round away. For that its layers are the local ones, whosever
+the student's are (models/layer_choice.py).
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -15,6 +14,7 @@ from megatron.core.utils import get_model_config
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from paced_megatron.models.packed import packed_texts
 from paced_megatron.runtime.transfer import to_device
 from paced_megatron.training.batches import TokenRows
 
@@ -26,17 +26,10 @@ def stage_output(model: torch.nn.Module, rows: TokenRows, device: torch.device) 
     tokens = to_device(rows.tokens, device)
     position_ids = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
     # No mask is passed: Megatron's causal attention makes its own, and padding stands behind all that counts.
-    return model(tokens, position_ids, None, packed_seq_params=_packed_seq_params(rows, device))
-
-
-def _packed_seq_params(rows: TokenRows, device: torch.device) -> PackedSeqParams | None:
-    """Megatron restarts the positions of its rotary embedding, and attention, at each text."""
-    if rows.cu_seqlens is None:
-        return None
-    cuts, longest = rows.cu_seqlens.to(device), int(rows.cu_seqlens.diff().max())
-    return PackedSeqParams(
-        qkv_format="thd", cu_seqlens_q=cuts, cu_seqlens_kv=cuts, max_seqlen_q=longest, max_seqlen_kv=longest
-    )
+    # Positions in the rotary embedding, and attention, begin anew at each of a row's packed texts.
+    cuts = rows.cu_seqlens
+    packed = None if cuts is None else packed_texts(cuts, device, get_model_config(model))
+    return model(tokens, position_ids, None, packed_seq_params=packed)
 
 
 def all_tokens(output: Tensor, sequence_parallel: bool, group: ProcessGroup) -> Tensor:

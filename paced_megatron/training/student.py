@@ -20,7 +20,9 @@ from torch import Tensor
 from paced_megatron.config import ParallelConfig, TrainingConfig
 from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.models.folder import load_weights
+from paced_megatron.models.fusions import adds_gradients, model_device
 from paced_megatron.models.gpt import HiddenStatesModel, build_chunks
+from paced_megatron.models.layer_choice import LayerChoice, choose_layers
 
 
 def load_chunks(
@@ -37,20 +39,41 @@ def load_chunks(
         groups,
         params_dtype,
         parallel.virtual_pipeline_model_parallel_size,
-        **layer_settings(training, parallel),
+        **layer_settings(params_dtype, training, parallel),
     )
     load_weights(chunks, shape, folder, groups)
     return shape, chunks
 
 
-def layer_settings(training: TrainingConfig, parallel: ParallelConfig) -> dict[str, Any]:
-    """How the layers compute, beside their sizes: fields of Megatron's TransformerConfig."""
-    settings: dict[str, Any] = {"sequence_parallel": parallel.sequence_parallel}
+def layer_settings(
+    params_dtype: torch.dtype, training: TrainingConfig, parallel: ParallelConfig
+) -> dict[str, Any]:
+    """Whose layers, and how they compute, beside their sizes: fields of Megatron's TransformerConfig.
+
+    Raises:
+        UserError: as `chosen_layers`.
+    """
+    settings: dict[str, Any] = {
+        "sequence_parallel": parallel.sequence_parallel,
+        "transformer_impl": chosen_layers(params_dtype, training).transformer_impl,
+        "gradient_accumulation_fusion": adds_gradients(),
+    }
+    if training.fp8 is not None:
+        settings |= {"fp8": training.fp8, "fp8_recipe": training.fp8_recipe}
     if training.recompute_granularity is not None:
         settings["recompute_granularity"] = training.recompute_granularity
     if training.recompute_granularity == "full":
         settings |= {"recompute_method": "uniform", "recompute_num_layers": training.recompute_num_layers}
     return settings
+
+
+def chosen_layers(params_dtype: torch.dtype, training: TrainingConfig) -> LayerChoice:
+    """Whose layers the student is built from, on the device of this process; a frozen teacher's are the same.
+
+    Raises:
+        UserError: as `choose_layers`.
+    """
+    return choose_layers(training.transformer_impl, model_device(), params_dtype, training.fp8)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Loading:
     dtype: torch.dtype
     student: ModelShape
     offload: bool
+    transformer_impl: str
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,20 @@ class Teacher:
         student: ModelShape,
         offload: bool = False,
         cache: TeacherCache | None = None,
+        transformer_impl: str = "local",
     ) -> Teacher:
         """Load this rank's part from a Hugging Face folder. A collective over all ranks of the job; those
         of a teacher on ranks of its own are called.
 
         Args:
             student: whose vocabulary boundaries the head is cut at.
+            transformer_impl: whose layers, as the student's.
         """
         shape, model = model_shape(folder), None
         if place.bridge is not None and place.groups is None:
-            place.bridge.call(LOAD, Loading(folder, dtype, student, offload))
+            place.bridge.call(LOAD, Loading(folder, dtype, student, offload, transformer_impl))
         if place.groups is not None:
-            (model,) = build_chunks(shape, place.groups, dtype)
+            (model,) = build_chunks(shape, place.groups, dtype, transformer_impl=transformer_impl)
             load_weights(model, shape, folder, place.groups)
             model.requires_grad_(False).eval()
             # Its stages tell each other the shape of what comes: texts of any length, whatever the student's

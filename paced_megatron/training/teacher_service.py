@@ -20,7 +20,12 @@ def serve(place: TeacherPlace) -> None:
             case (name, Loading() as what) if name == LOAD:
                 teacher = None  # the one before, if any, makes room first
                 teacher = Teacher.from_folder(
-                    what.folder, place, what.dtype, student=what.student, offload=what.offload
+                    what.folder,
+                    place,
+                    what.dtype,
+                    student=what.student,
+                    offload=what.offload,
+                    transformer_impl=what.transformer_impl,
                 )
             case (name, Work() as work) if name == HIDDEN_STATES:
                 assert teacher is not None, "the students load the teacher first"

@@ -87,6 +87,7 @@ def _frozen(setting: TeacherSetting) -> Teacher:
         student=setting.student.shape,
         offload=setting.offload,
         cache=setting.cache,
+        transformer_impl=setting.student.chunks[0].config.transformer_impl,
     )
 
 

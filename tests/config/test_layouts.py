@@ -59,6 +59,40 @@ TP, PP, VPP, DP = (
             "training.recompute_num_layers=2 needs training.recompute_granularity=full",
         ),
         (
+            {"training": {"transformer_impl": "transformer_engine"}},
+            "training.transformer_impl=transformer_engine needs training.params_dtype=bfloat16, not float32",
+        ),
+        (
+            {"training": {"fp8": "hybrid", "pack_length": 64}},
+            "training.fp8=hybrid needs training.params_dtype=bfloat16, not float32",
+        ),
+        (
+            {"training": {"fp8": "e4m3", "params_dtype": "bfloat16"}},
+            "training.fp8=e4m3 needs training.pack_length to be a multiple of 32 x",
+        ),
+        (
+            {
+                "training": {"fp8": "e4m3", "params_dtype": "bfloat16", "pack_length": 96},
+                "parallel": {TP: 2},
+            },
+            f"parallel.{TP} = 64, not 96",
+        ),
+        (
+            {
+                "training": {
+                    "fp8": "e4m3",
+                    "params_dtype": "bfloat16",
+                    "pack_length": 64,
+                    "transformer_impl": "local",
+                }
+            },
+            "training.fp8=e4m3 needs Transformer Engine's layers, not training.transformer_impl=local",
+        ),
+        (
+            {"training": {"fp8_recipe": "mxfp8"}},
+            "training.fp8_recipe=mxfp8 is for training.fp8, and that is null",
+        ),
+        (
             {"parallel": {DP: 3}},
             "training.global_batch_size=32 is not a multiple of training.micro_batch_size x "
             "parallel.data_parallel_size = 1 x 3 = 3; 30 or 33 would do",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from models.family_models import OWN, TEXT_LENGTH, Variant, make_model
 from models.layout_ranks import At, forward
 from paced_megatron.models import folder as models_folder
+from paced_megatron.models import fusions
 from paced_megatron.models.families import model_shape, read_config
 from paced_megatron.models.folder import load_weights, save_folder
 from paced_megatron.models.gpt import build_model, parameters_by_name
@@ -21,6 +23,8 @@ from paced_megatron.models.mapping import filling_rules
 from paced_megatron.models.weight_files import WeightFiles
 from paced_megatron.runtime.cpu import megatron_on_cpu
 from paced_megatron.runtime.world import parallel_groups
+
+GPU = torch.device("cuda", 0)  # made here: where Megatron is on the CPU, CUDA means the CPU
 
 
 @pytest.fixture
@@ -71,10 +75,22 @@ def test_a_model_with_the_transformer_engines_names_is_filled_from_the_same_tabl
         del layer.input_layernorm, layer.pre_mlp_layernorm
     for model in (local, renamed):
         load_weights(model, shape, source, groups)
-    ours, theirs = parameters_by_name(local), parameters_by_name(renamed)
+    ours, theirs = parameters_by_name(local), dict(renamed.named_parameters())
     assert len(ours) == len(theirs) and ours.keys() != theirs.keys()
     for rule in filling_rules(shape)[:-1]:
         assert torch.equal(ours[rule.megatron], theirs[rule.transformer_engine])
+
+
+def test_all_parameters_have_the_type_that_is_asked_for_and_lie_where_megatron_makes_them(groups, tmp_path):
+    source = make_model(tmp_path / "model", Variant("qwen3", False, torch.float32, sharded=False), seed=26)
+    shape = model_shape(source)
+    for dtype in (torch.bfloat16, torch.float64):
+        parameters = parameters_by_name(build_model(shape, groups, dtype))
+        assert {parameter.dtype for parameter in parameters.values()} == {dtype}
+    # Stands for a GPU, which is not here: a device that is not torch's default one.
+    with mock.patch.object(torch.cuda, "current_device", lambda: torch.device("meta")):
+        parameters = parameters_by_name(build_model(shape, groups, torch.float32))
+    assert {parameter.device.type for parameter in parameters.values()} == {"meta"}
 
 
 def test_a_large_model_says_how_far_it_has_come_and_a_small_one_nothing(
@@ -106,3 +122,30 @@ def test_an_export_in_another_dtype_is_the_weights_rounded_and_config_json_says_
     assert all(torch.equal(before[name].bfloat16(), after[name]) for name in before.names())
     assert read_config(tmp_path / "out")["dtype"] == "bfloat16"
     assert model_shape(tmp_path / "out") == shape
+
+
+def test_the_fusions_of_a_gpu_compute_what_the_plain_functions_do(groups, tmp_path, monkeypatch):
+    """Their arithmetic, on the CPU, where they are not compiled."""
+    source = make_model(tmp_path / "model", Variant("qwen3", False, torch.float32, sharded=False), seed=27)
+    shape = model_shape(source)
+    plain = build_model(shape, groups, torch.float64)
+    with monkeypatch.context() as patched:
+        patched.setattr(fusions, "model_device", lambda: GPU)
+        assert fusions.fusions("transformer_engine")["apply_rope_fusion"]
+        fused = build_model(shape, groups, torch.float64)
+    assert fused.config.bias_activation_fusion and not plain.config.bias_activation_fusion
+    tokens, found = torch.randint(0, 301, (1, 9), generator=torch.Generator().manual_seed(8)), []
+    for model in (plain, fused):
+        load_weights(model, shape, source, groups)
+        with torch.compiler.set_stance("force_eager"):
+            hidden = model(tokens, torch.arange(9)[None], None)
+            hidden.square().sum().backward()
+        found.append(
+            [
+                hidden,
+                *(weight.grad for weight in parameters_by_name(model).values() if weight.grad is not None),
+            ]
+        )
+    assert len(found[0]) == len(found[1]) > 20
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()

@@ -1,0 +1,5 @@
+"""Only the names are asked for."""
+
+
+class DelayedScaling:
+    pass
