@@ -14,6 +14,7 @@ from paced_megatron.plan.parameters import LARGE_FOR_A_CPU, parameters_on_rank
 from paced_megatron.plan.room import Gpu, room_on
 from paced_megatron.runtime.gpus import too_old_for, why_none
 from paced_megatron.runtime.world import World
+from paced_megatron.training.ways import ways_of
 
 
 def check_devices(
@@ -26,10 +27,13 @@ def check_devices(
         skip_memory: a run that will not fit is only warned of.
 
     Raises:
-        UserError: on every rank, where the run will not fit into a GPU.
+        UserError: on every rank, where the run will not fit into a GPU, or layers or kernels are asked for
+            that cannot be had here.
     """
     if turns == "nothing":
         return []
+    for number in range(1, len(config.stages) + 1):
+        ways_of(config, number, world.device)  # each stage says its own when it begins
     gpus = gpus_of_job(world)
     if not gpus:
         return [line] if (line := slow_on_cpu(config, inputs)) else []

@@ -8,7 +8,6 @@ m = beta p_T + (1 - beta) p_S.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ from torch.nn.functional import kl_div, log_softmax
 
 from benchmarks.divergence_variants import Gradients, Job, Models, gradients, ours
 from benchmarks.gpu.divergence_accuracy import BETA
-from paced_megatron.divergence import weighted_divergence
 
 LIGER_BETA = {"forward_kl": 0.0, "jsd": BETA, "reverse_kl": 1.0}
 LARGE_WORKSPACE_MB = 4096.0
@@ -63,13 +61,9 @@ def our_kernels(kernels: str, workspace_mb: float | None = None) -> Callable[[Mo
     """kernels: auto, what a trainer gets; torch, the path without Triton."""
 
     def make(models: Models, divergence: str) -> Job:
-        options: dict[str, Any] = {"divergence": divergence}
+        options: dict[str, Any] = {"divergence": divergence, "kernels": kernels}
         if divergence == "jsd":
             options["parameter"] = BETA
-        if "kernels" in inspect.signature(weighted_divergence).parameters:
-            options["kernels"] = kernels
-        elif kernels != "auto":
-            raise NotHere("weighted_divergence has no argument kernels: `ours` is the torch path")
         return ours(models, workspace_mb, **options)
 
     return make

@@ -99,7 +99,7 @@ class TrainingConfig(BudgetConfig):
         int | None,
         Key(
             "MiB that the loss may use for a chunk of logits; null: as much as the head's float32 gradient "
-            "takes on a rank, at least 256",
+            "takes on a rank, at least 256; on a GPU at least what 1024 tokens need",
             at_least=1,
         ),
     ] = None

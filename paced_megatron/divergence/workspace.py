@@ -15,6 +15,10 @@ CACHE_BYTES = 10 * 2**20
 LEAST_MB = 256.0
 """of a workspace that follows the head"""
 
+LEAST_TOKENS_ON_A_GPU = 1024
+"""of a chunk of such a workspace: with fewer the products read the heads and add to the head's gradient for
+longer than they multiply. Predicted (benchmarks/gpu/roofline.py), not measured"""
+
 ALIGNMENT = 64
 """tokens: products with another number of rows are slower, with 171 than with 192 (docs/performance.md)"""
 
@@ -45,7 +49,8 @@ class Workspace:
 
         None follows the student's head: as much as its gradient takes, so that both logits of a chunk have
         about H / 2 tokens. Every chunk reads both heads and adds to the whole gradient anew; so many tokens
-        make that cheap beside the products, whatever the vocabulary and the hidden size.
+        make that cheap beside the products, whatever the vocabulary and the hidden size. On a GPU at least
+        LEAST_TOKENS_ON_A_GPU.
 
         Built only of what is equal on all ranks of the group, so that they walk through the same chunks: the
         student's padded rows are counted, not a rank's real ones, and of the teacher's head its width and
@@ -55,13 +60,19 @@ class Workspace:
         rows, student_size = student_head.shape
         teacher_size = teacher_head.shape[-1]
         row = rows * dtype.itemsize
-        budget = max(LEAST_MB * 2**20, row * student_size) if megabytes is None else megabytes * 2**20
-        widened = widened and (student_head.dtype != dtype or teacher_head.dtype != dtype)
-        for_tokens = budget * 7 / 8 if widened else budget
         # Hidden states of both as they come and widened, the student's gradient twice, and what is known per
         # token.
         other = (4 * student_size + 2 * teacher_size + 64) * dtype.itemsize
-        tokens = int(for_tokens / ((buffers + beside) * row + other))
+        of_token = (buffers + beside) * row + other
+        widened = widened and (student_head.dtype != dtype or teacher_head.dtype != dtype)
+        if megabytes is not None:
+            budget = megabytes * 2**20
+        else:
+            budget = max(LEAST_MB * 2**20, row * student_size)
+            if student_head.device.type == "cuda":
+                budget = max(budget, LEAST_TOKENS_ON_A_GPU * of_token * (8 / 7 if widened else 1))
+        for_tokens = budget * 7 / 8 if widened else budget
+        tokens = int(for_tokens / of_token)
         block = tokens  # a GPU is best served with few and large operations
         if student_head.device.type == "cpu" and tokens > CACHE_BYTES // (buffers * row):
             block = max(CACHE_BYTES // (buffers * row), 1)

@@ -29,9 +29,10 @@ from paced_megatron.training.loop import tell_ended, train_stage
 from paced_megatron.training.memory_told import models_told
 from paced_megatron.training.order import paced_batches
 from paced_megatron.training.source import Source, StoredText
-from paced_megatron.training.student import chosen_layers, load_chunks
+from paced_megatron.training.student import load_chunks
 from paced_megatron.training.teacher_cache import GB, TeacherCache
 from paced_megatron.training.trainer import DTYPES, Trainer
+from paced_megatron.training.ways import ways_of
 from paced_megatron.training.writers import Writer, open_writers
 
 
@@ -53,7 +54,7 @@ def train(job: Job, number: int) -> None:
     job.world.lead.alone(lambda: note_best(job, number), "looking for the best checkpoint")
     source = TEXTS[stage.text](job, number)
     student_folder, _ = student_before(job, number)
-    _say_whose_layers(job, number)
+    _say_ways(job, number)
     cache = _teacher_cache(job, number, source)
     with models_told(number):
         trainer = Trainer.from_folders(
@@ -124,12 +125,12 @@ def _teacher_cache(job: Job, number: int, source: Source) -> TeacherCache | None
     return cache
 
 
-def _say_whose_layers(job: Job, number: int) -> None:
-    training = job.config.training
-    chosen = chosen_layers(DTYPES[training.params_dtype], training)
-    job.say(f"stage {number}: {chosen.line}")
-    if chosen.warning:
-        job.warn(chosen.warning)
+def _say_ways(job: Job, number: int) -> None:
+    ways = ways_of(job.config, number, job.world.device)
+    for line in ways.lines:
+        job.say(f"stage {number}: {line}")
+    for warning in ways.warnings:
+        job.warn(warning)
 
 
 def _writers(job: Job, number: int, done: int) -> list[Writer]:

@@ -66,7 +66,7 @@ else
         --minutes "$("$PYTHON" -c "print(max($share - 30, 20) / 60)")" --commit "$COMMIT" "${dry[@]}"
     share=$((total - SECONDS))
     part $share step "$PYTHON" -m benchmarks.gpu.step --out "$OUT/step.csv" \
-        --minutes "$("$PYTHON" -c "print(max($share - 35, 20) / 60)")" "${dry[@]}"
+        --minutes "$("$PYTHON" -c "print(max($share - 35, 20) / 60)")" --commit "$COMMIT" "${dry[@]}"
 fi
 echo "== all: $SECONDS s, ${failed/1/something failed or was cut short}" | sed 's/, 0$/, all of it done/'
 find "$OUT" -type f -size +0 -printf '%9s %P\n' # eight files come back, of at most 16 MiB
