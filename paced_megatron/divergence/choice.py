@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -26,15 +27,21 @@ class Machine:
     device: str
     """its type: "cuda", "cpu" """
     capability: tuple[int, int] = CAPABILITY
-    triton: bool = True
-    """can be imported"""
+    no_triton: str | None = None
+    """why kernels cannot run, and what to do; None: they can"""
 
     @staticmethod
     def of(device: torch.device) -> Machine:
-        """Looks at the GPU and imports Triton where device is one; else neither."""
+        """Looks at the GPU and has Triton begin where device is one; else neither, unless it interprets."""
         if device.type != "cuda":
-            return Machine(device.type, triton=_has_triton() if _interpreted() else False)
-        return Machine("cuda", torch.cuda.get_device_capability(device), _has_triton())
+            nowhere = f"the tensors are on {device.type}, and kernels need a GPU"
+            return Machine(device.type, no_triton=_why_no_triton(False) if _interpreted() else nowhere)
+        on_cpu = "TRITON_INTERPRET=1 is set, under which kernels are interpreted on the CPU (unset it)"
+        return Machine(
+            "cuda",
+            torch.cuda.get_device_capability(device),
+            no_triton=on_cpu if _interpreted() else _why_no_triton(True),
+        )
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,9 @@ def choose(
     row = DIVERGENCES[divergence]
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     on_gpu = machine.device == "cuda"
-    missing = _missing(machine)
+    missing = _too_old(machine) or machine.no_triton
     unfit = "float64 is computed, and the kernels are float32's" if dtype != torch.float32 else None
-    if kernels == "triton" and (obstacle := unfit or missing or _nowhere(machine)):
+    if kernels == "triton" and (obstacle := unfit or missing):
         raise ValueError(f"kernels: triton cannot be: {obstacle}; take auto or torch")
     could = on_gpu and row.kernels and unfit is None and kernels == "auto"
     triton = kernels == "triton" or (could and missing is None)
@@ -123,32 +130,32 @@ def loss_path(
     return choose(kernels, divergence, [dtype], Machine.of(device), ranks)
 
 
-def _missing(machine: Machine) -> str | None:
+def _too_old(machine: Machine) -> str | None:
     if machine.device == "cuda" and machine.capability < CAPABILITY:
         have, need = (".".join(map(str, of)) for of in (machine.capability, CAPABILITY))
         return f"the GPU's compute capability is {have}, and {need} is needed"
-    if machine.device == "cuda" and not machine.triton:
-        return "Triton cannot be imported (pip install triton)"
     return None
-
-
-def _nowhere(machine: Machine) -> str | None:
-    """On a CPU kernels can only be interpreted, which Triton is told by its own variable."""
-    if machine.device == "cuda" or machine.triton:
-        return None
-    return f"the tensors are on {machine.device}, and kernels need a GPU"
 
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _has_triton() -> bool:
+@cache  # a broken Triton is tried once in a process, not twice for every micro-batch
+def _why_no_triton(on_gpu: bool) -> str | None:
+    """Triton compiles a piece of C when it begins on a GPU, so that it can be imported and still be of no
+    use: where there is no C compiler, or Python came without its headers."""
     try:
-        import triton  # noqa: F401
-    except Exception:  # a broken one raises what it likes
-        return False
-    return True
+        import triton
+    except Exception:  # a broken one raises what it likes, as does the next
+        return "Triton cannot be imported (pip install triton)"
+    try:
+        if on_gpu:
+            triton.runtime.driver.active  # noqa: B018
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"Triton cannot begin: {said} (it needs gcc and Python's headers, python3-dev)"
+    return None
 
 
 def _torch_version() -> tuple[int, ...]:

@@ -65,13 +65,14 @@ class Workspace:
         other = (4 * student_size + 2 * teacher_size + 64) * dtype.itemsize
         of_token = (buffers + beside) * row + other
         widened = widened and (student_head.dtype != dtype or teacher_head.dtype != dtype)
+        share = 7 / 8 if widened else 1.0
         if megabytes is not None:
             budget = megabytes * 2**20
         else:
             budget = max(LEAST_MB * 2**20, row * student_size)
-            if student_head.device.type == "cuda":
-                budget = max(budget, LEAST_TOKENS_ON_A_GPU * of_token * (8 / 7 if widened else 1))
-        for_tokens = budget * 7 / 8 if widened else budget
+            if student_head.device.type == "cuda":  # half a token more, for budget * share is rounded
+                budget = max(budget, (LEAST_TOKENS_ON_A_GPU + 0.5) * of_token / share)
+        for_tokens = budget * share
         tokens = int(for_tokens / of_token)
         block = tokens  # a GPU is best served with few and large operations
         if student_head.device.type == "cpu" and tokens > CACHE_BYTES // (buffers * row):

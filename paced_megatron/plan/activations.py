@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from paced_megatron.models.families import FAMILIES, ModelShape
-from paced_megatron.plan.parameters import attention_rows
+from paced_megatron.plan.parameters import attention_rows, layer_matrices
 from paced_megatron.plan.work import Work
 
 
@@ -185,10 +185,12 @@ def student_activations(work: Work, stage: int) -> float:
     return of_layers + ends
 
 
-def backward_workspace(work: Work, largest_weight: int) -> float:
+def backward_workspace(work: Work) -> float:
     """Bytes that one layer's backward pass works in: what is recomputed for it, the gradients inside the MLP,
-    which is wider than the attention, and that of one weight matrix before it is added to main_grad."""
+    which is wider than the attention, and that of one of its weight matrices before it is added to
+    main_grad."""
     shape, layout = work.student, work.layout
+    largest_weight = max(layer_matrices(shape, layout.tensor_model_parallel_size).values())
     # Of the MLP's five gradients two at a time: what they are made from goes as they come.
     mlp = work.tokens * 2 * shape.ffn_hidden_size / layout.tensor_model_parallel_size * work.element
     gradients = mlp + 2 * hidden_bytes(shape, work) + largest_weight * work.element

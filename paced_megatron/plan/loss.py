@@ -24,8 +24,9 @@ def _path(work: Work) -> Path:
 
 
 def loss_bytes(work: Work) -> float:
-    """While the loss is computed: a chunk of logits in the workspace that the divergence itself would choose
-    (divergence/workspace.py), and the gradients of head and hidden states as they grow."""
+    """While the loss is computed, and just after: a chunk of logits in the workspace that the divergence
+    itself would choose (divergence/workspace.py), or what stands for the head's gradient in autograd
+    (training/head.py); and the gradients of head and hidden states as they grow."""
     rows, dtype, path = _head_rows(work), _DTYPES[work.params_dtype], _path(work)
     with FakeTensorMode():  # sizes without memory, and a device's name without the device
         student_head, teacher_head = (
@@ -55,5 +56,7 @@ def loss_bytes(work: Work) -> float:
     # are issued before.
     in_turn = of_block + widened if path.pipelined else max(of_block, widened)
     growing = work.loss_tokens * work.student.hidden_size * work.accurate
-    head = rows * work.student.hidden_size * work.accurate
-    return head + growing + logits + hidden_of_chunk + in_turn + work.loss_tokens * 12 * work.accurate
+    head = rows * work.student.hidden_size
+    of_chunk = logits + hidden_of_chunk + in_turn
+    lasting = head * work.accurate + growing + work.loss_tokens * 12 * work.accurate
+    return lasting + max(of_chunk, head * work.element)

@@ -93,8 +93,11 @@ def _stage(work: Work, stage: int) -> StageMemory:
     if not work.teacher_offload:
         lasting |= weights
     handed_over = {"hidden states of the teacher": teacher.handed_over} if holds_head else {}
-    # The head's gradient is in main_grad, and gone, before the first layer goes back.
-    working = max(loss_bytes(work) if holds_head else 0.0, backward_workspace(work, own.largest))
+    # One after the other: the head's gradient is in main_grad, and gone, before the first layer goes back,
+    # and the embedding's is made when the last one has.
+    working = max(
+        loss_bytes(work) if holds_head else 0.0, backward_workspace(work), float(own.embedding * work.element)
+    )
     in_forward = 0.0  # where the teacher computes elsewhere
     if not layout.teacher_own_copies:
         in_forward = forward_workspace(work.teacher, work, layout.teacher_tensor_model_parallel_size)

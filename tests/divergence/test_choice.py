@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from divergence.cases import call
-from paced_megatron.divergence import DIVERGENCES, loss_path
+from paced_megatron.divergence import DIVERGENCES, choice, loss_path
 from paced_megatron.divergence.choice import Machine, Path, choose
 
 BF16, FLOAT32, FLOAT64 = torch.bfloat16, torch.float32, torch.float64
 HOPPER, TURING = Machine("cuda", (9, 0)), Machine("cuda", (7, 5))
+NO_TRITON = "Triton cannot be imported (pip install triton)"
 
 
 def path(
@@ -61,7 +64,7 @@ def test_what_has_no_kernels_takes_torch_without_a_word() -> None:
     ("machine", "why"),
     [
         (TURING, "the GPU's compute capability is 7.5, and 8.0 is needed"),
-        (Machine("cuda", (9, 0), triton=False), "Triton cannot be imported (pip install triton)"),
+        (Machine("cuda", (9, 0), NO_TRITON), NO_TRITON),
     ],
 )
 def test_a_gpu_that_cannot_gets_the_slower_way_with_one_warning_of_what_it_costs(
@@ -81,6 +84,35 @@ def test_a_gpu_that_cannot_gets_the_slower_way_with_one_warning_of_what_it_costs
     with pytest.raises(ValueError, match=r"^kernels: triton cannot be: .*; take auto or torch$") as error:
         path(machine, kernels="triton")
     assert why in str(error.value)
+
+
+def test_a_triton_that_imports_and_finds_no_compiler_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would raise in the first step. A stand-in: here is a compiler, and no GPU to begin on."""
+
+    class Driver:
+        @property
+        def active(self) -> None:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
+
+    here = SimpleNamespace(runtime=SimpleNamespace(driver=Driver()))
+    monkeypatch.setitem(sys.modules, "triton", here)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(choice, "_why_no_triton", choice._why_no_triton.__wrapped__)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    taken = loss_path(torch.device("cuda"), BF16, divergence="jsd")
+    assert not taken.triton and taken.tensor_cores
+    assert taken.slow_because == (
+        "Triton cannot begin: Failed to find C compiler. (it needs gcc and Python's headers, python3-dev)"
+    )
+
+
+def test_on_a_gpu_kernels_are_not_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable left over from debugging would copy all logits to the CPU and take hours."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    taken = loss_path(torch.device("cuda"), BF16, divergence="forward_kl")
+    assert not taken.triton and taken.slow_because is not None
+    assert taken.slow_because.startswith("TRITON_INTERPRET=1 is set")
 
 
 def test_triton_where_it_cannot_be_and_an_unknown_word_are_refused_in_one_line(

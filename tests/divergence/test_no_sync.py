@@ -93,6 +93,14 @@ def test_with_kernels_what_goes_around_them_reads_nothing_back(
     from paced_megatron.divergence.kernels import gradient, measure, mixtures
 
     launched: list[tuple[str, tuple[int, ...]]] = []
+    current: list[torch.device] = []
+
+    @contextmanager
+    def device_of(tensor: torch.Tensor) -> Iterator[None]:
+        """A fake CUDA cannot change its device."""
+        current.append(tensor.device)
+        yield
+        current.pop()
 
     class Kernel:
         def __init__(self, name: str) -> None:
@@ -102,12 +110,14 @@ def test_with_kernels_what_goes_around_them_reads_nothing_back(
             def launch(student: Any, teacher: Any, *others: Any, **constants: Any) -> None:
                 assert constants["COLUMNS"] == VOCAB and student.stride(0) == teacher.stride(0) == 1024
                 assert all(x.device.type == "cuda" for x in others if isinstance(x, torch.Tensor))
+                assert current == [student.device]  # Triton launches on the current one
                 launched.append((self.name, grid))
 
             return launch
 
     with (
         fake_gpu(),
+        mock.patch.object(torch.cuda, "device_of", device_of),
         mock.patch.object(measure, "measure_kernel", Kernel("measure")),
         mock.patch.object(mixtures, "mixture_kernel", Kernel("sums")),
         mock.patch.object(gradient, "gradient_kernel", Kernel("gradient")),

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from divergence.cases import ONE_EACH, TOKENS, VOCAB, call, workspace_for
 from paced_megatron.divergence import DIVERGENCES
@@ -37,6 +38,19 @@ def test_a_small_head_gets_256_megabytes_all_the_same() -> None:
     heads = head(32), head(32)
     by_itself, given = (Workspace.of(megabytes, *heads, torch.float32, 4) for megabytes in (None, 256))
     assert by_itself == given and given.tokens > 100
+
+
+@pytest.mark.parametrize("size", [512, 1024, 1536])
+@pytest.mark.parametrize("beside", [0.0, 0.5, 2.0, 2.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_on_a_gpu_a_chunk_has_at_least_1024_tokens(size: int, beside: float, dtype: torch.dtype) -> None:
+    """Whole ones: 1023.99 would be cut to 960. On a CPU they are fewer."""
+    with FakeTensorMode():
+        heads = [torch.empty(QWEN3, of, dtype=dtype, device="cuda") for of in (size, size + 8)]
+    assert Workspace.of(None, *heads, torch.float32, 2, beside=beside).tokens >= 1024
+    with FakeTensorMode():
+        heads = [torch.empty(QWEN3, of, dtype=dtype) for of in (size, size + 8)]
+    assert Workspace.of(None, *heads, torch.float32, 4, beside=beside).tokens < 1024
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 63, 64, 448])

@@ -13,7 +13,7 @@ from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.plan.loss import loss_bytes
 from paced_megatron.plan.work import Layout, Work
 
-WORKSPACE_MB = 2048
+WORKSPACE_MB = 3072  # more than float32 numbers of the head take
 
 
 @pytest.fixture
@@ -50,3 +50,13 @@ def test_what_no_workspace_is_set_for_grows_with_the_kernels_chunks_not_with_the
     head = shape.padded_vocab_size(1) * shape.hidden_size * 4
     assert 0.8 * head < of_chunk(work) <= head
     assert of_chunk(replace(work, micro_batch_size=4)) == pytest.approx(of_chunk(work), rel=0.06)
+
+
+@pytest.mark.parametrize("dtype, element", [("bfloat16", 2), ("float32", 4)])
+def test_in_a_small_workspace_what_autograd_is_handed_for_the_head_counts(
+    shape: ModelShape, dtype: str, element: int
+) -> None:
+    """training/head.py's tensor of the head's shape and dtype, beside the gradient that main_grad gets."""
+    work = Work(shape, shape, Layout(), dtype, 1, 8, 512, 7680, loss_workspace_mb=64)
+    head = shape.padded_vocab_size(1) * shape.hidden_size
+    assert of_chunk(work) == head * element

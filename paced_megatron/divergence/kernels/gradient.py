@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from paced_megatron.divergence.kernels.formulas import load, of_mixture
-from paced_megatron.divergence.kernels.launch import elementwise
+from paced_megatron.divergence.kernels.launch import elementwise, on_device_of
 
 
 @triton.jit
@@ -87,19 +87,20 @@ def write_gradient(
     n, columns = student_logits.shape
     launch = elementwise(columns)
     if n and columns:
-        gradient_kernel[(n * triton.cdiv(columns, launch.block),)](
-            student_logits,
-            teacher_logits,
-            known,
-            out,
-            student_logits.stride(0),
-            teacher_logits.stride(0),
-            out.stride(0),
-            1.0 / temperature,
-            share,
-            COLUMNS=columns,
-            KNOWN=known.shape[1],
-            BLOCK=launch.block,
-            DIVERGENCE=divergence,
-            num_warps=launch.warps,
-        )
+        with on_device_of(student_logits):
+            gradient_kernel[(n * triton.cdiv(columns, launch.block),)](
+                student_logits,
+                teacher_logits,
+                known,
+                out,
+                student_logits.stride(0),
+                teacher_logits.stride(0),
+                out.stride(0),
+                1.0 / temperature,
+                share,
+                COLUMNS=columns,
+                KNOWN=known.shape[1],
+                BLOCK=launch.block,
+                DIVERGENCE=divergence,
+                num_warps=launch.warps,
+            )

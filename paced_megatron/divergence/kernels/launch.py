@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,3 +27,9 @@ def reduction(columns: int) -> Launch:
 def elementwise(columns: int) -> Launch:
     """One program for one block of one row."""
     return Launch(2048, 4) if columns > 1024 else Launch(256, 2)
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Within it kernels are launched where the tensor is: Triton launches on the current device, which
+    needn't be that one, and there the addresses would be another GPU's. On a CPU it does nothing."""
+    return torch.cuda.device_of(tensor)

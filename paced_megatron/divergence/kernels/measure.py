@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from paced_megatron.divergence.kernels.formulas import load
-from paced_megatron.divergence.kernels.launch import reduction
+from paced_megatron.divergence.kernels.launch import on_device_of, reduction
 from paced_megatron.divergence.statistics import NO_ENTRIES
 
 
@@ -129,18 +129,19 @@ def measure(
         return sums, maxima.fill_(NO_ENTRIES)
     launch = reduction(columns)
     if n:
-        measure_kernel[(n,)](
-            student_logits,
-            teacher_logits,
-            sums,
-            maxima,
-            student_logits.stride(0),
-            teacher_logits.stride(0),
-            n,
-            1.0 / temperature,
-            COLUMNS=columns,
-            HALF=half,
-            BLOCK=launch.block,
-            num_warps=launch.warps,
-        )
+        with on_device_of(student_logits):
+            measure_kernel[(n,)](
+                student_logits,
+                teacher_logits,
+                sums,
+                maxima,
+                student_logits.stride(0),
+                teacher_logits.stride(0),
+                n,
+                1.0 / temperature,
+                COLUMNS=columns,
+                HALF=half,
+                BLOCK=launch.block,
+                num_warps=launch.warps,
+            )
     return sums, maxima

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from paced_megatron.divergence.kernels.formulas import load, of_mixture
-from paced_megatron.divergence.kernels.launch import reduction
+from paced_megatron.divergence.kernels.launch import on_device_of, reduction
 
 
 @triton.jit
@@ -84,19 +84,20 @@ def mixture_sums(
     sums = student_logits.new_zeros(n, 2)
     launch = reduction(columns)
     if n and columns:
-        mixture_kernel[(n,)](
-            student_logits,
-            teacher_logits,
-            known,
-            sums,
-            student_logits.stride(0),
-            teacher_logits.stride(0),
-            1.0 / temperature,
-            share,
-            COLUMNS=columns,
-            KNOWN=known.shape[1],
-            BLOCK=launch.block,
-            DIVERGENCE=divergence,
-            num_warps=launch.warps,
-        )
+        with on_device_of(student_logits):
+            mixture_kernel[(n,)](
+                student_logits,
+                teacher_logits,
+                known,
+                sums,
+                student_logits.stride(0),
+                teacher_logits.stride(0),
+                1.0 / temperature,
+                share,
+                COLUMNS=columns,
+                KNOWN=known.shape[1],
+                BLOCK=launch.block,
+                DIVERGENCE=divergence,
+                num_warps=launch.warps,
+            )
     return sums
