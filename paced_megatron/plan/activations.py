@@ -151,9 +151,10 @@ _AROUND_ATTENTION = (
 def layer_rows(shape: ModelShape, work: Work) -> tuple[Kept, ...]:
     """What a transformer layer of this family keeps."""
     attention = (*_AROUND_ATTENTION, *(_SCORES if work.makes_scores else _FUSED))
-    norm, qk_norm, mlp = (_FUSED_NORM, _FUSED_QK_NORM, _FUSED_MLP) if work.fused else (_NORM, _QK_NORM, _MLP)
-    if not FAMILIES[shape.family].megatron["qk_layernorm"]:
-        qk_norm = ()
+    norm, mlp = (_FUSED_NORM, _FUSED_MLP) if work.fused else (_NORM, _MLP)
+    qk_norm: tuple[Kept, ...] = ()
+    if FAMILIES[shape.family].megatron["qk_layernorm"]:
+        qk_norm = _FUSED_QK_NORM if work.fused else _QK_NORM
     return (*norm, *attention, *qk_norm, *mlp)
 
 
@@ -216,7 +217,7 @@ def backward_workspace(work: Work, largest_weight: int) -> float:
     """Bytes that one layer's backward pass works in: what is recomputed for it, the gradients inside the MLP,
     which is wider than the attention, and that of one weight matrix before it is added to main_grad."""
     shape, layout = work.student, work.layout
-    # Of the MLP's five gradients two at a time: what they are made from goes as they come. Fused, all at once:
+    # Of the MLP's five gradients two at a time: what they are made from goes as they come. Fused, at once:
     # from that of fc2's input those of gate and up.
     mlp = (
         work.tokens

@@ -1,5 +1,5 @@
-"""To be imported before Megatron-Core: what of NVIDIA's can't be used is hidden from it (extensions.py), and on
-a machine without CUDA it comes without torch's compiler.
+"""To be imported before Megatron-Core: what of NVIDIA's can't be used is hidden from it (extensions.py), and
+on a machine without CUDA it comes without torch's compiler.
 
 Megatron-Core decorates small functions (`jit_fuser`) with `torch.compile` while it is imported, and that
 loads torch's compiler: 2.2 of the 7 seconds of processor time that a process of ours takes to start, and

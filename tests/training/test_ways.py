@@ -1,5 +1,5 @@
-"""Which way layers and loss take: refused before a run begins, and said when a stage does. A GPU is made up where
-the loss looks for one: here is none."""
+"""Which way layers and loss take: refused before a run begins, and said when a stage does. A GPU is made up
+where the loss looks for one: here is none."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SHORT = {
     [
         (
             ["training.loss_kernels=triton"],
-            "paced: training.loss_kernels=triton: triton cannot be: the tensors are on cpu, and kernels need a "
-            "GPU; take auto or torch",
+            "paced: training.loss_kernels=triton: triton cannot be: the tensors are on cpu, and kernels need "
+            "a GPU; take auto or torch",
         ),
         (
             ["training.transformer_impl=transformer_engine", "training.params_dtype=bfloat16"],
