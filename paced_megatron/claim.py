@@ -36,6 +36,7 @@ _MAY_DIFFER = (
     "training.pack_length",
     "training.recompute_granularity",
     "training.recompute_num_layers",
+    "training.transformer_impl",
     "training.loss_workspace_mb",
     "training.loss_kernels",
     # What is kept and shown, not what is trained.

@@ -56,6 +56,16 @@ def test_an_experiment_that_will_not_fit_ends_before_its_first_attempt_too(tmp_p
     assert not list(tmp_path.rglob("attempts.jsonl"))
 
 
+def test_what_one_arm_alone_asks_for_is_looked_at_before_the_first_attempt_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    arms = {"plain": {}, "kernels": {"training.loss_kernels": "triton"}}
+    experiment = write_experiment(tmp_path, arms=arms, seeds=(1,), **SHORT)
+    assert main(["compare", str(experiment)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("paced: training.loss_kernels=triton: ") and line.endswith("(arm kernels)")
+    assert not list(tmp_path.rglob("attempts.jsonl"))
+
+
 def test_asked_to_it_is_tried_all_the_same_with_a_warning(recipe, found, capsys):
     found(total=2**29, free=2**29)
     assert main(["rollout", str(recipe), "--skip-memory-check"]) == 0

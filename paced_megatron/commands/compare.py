@@ -137,7 +137,15 @@ def _work_as_rank(experiment: Experiment, inputs: Inputs, skip_memory_check: boo
     console = console_for(rank)
 
     def work(world: World) -> None:
-        for line in check_devices(experiment.base, inputs, world, "everything", skip_memory_check):
+        warnings: dict[str, None] = {}
+        for name, config in experiment.configs.items():  # they may differ in what training takes
+            try:
+                warnings |= dict.fromkeys(
+                    check_devices(config, inputs, world, "everything", skip_memory_check)
+                )
+            except UserError as error:
+                raise UserError(f"{error} (arm {name})") from None
+        for line in warnings:
             warn(console, f"warning: {line}")
         run_missing(experiment, inputs, world, console)
 

@@ -123,11 +123,17 @@ def choose(
 
 
 def loss_path(
-    device: torch.device, dtype: torch.dtype, *, divergence: str, kernels: str = "auto", ranks: int = 1
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    teacher_dtype: torch.dtype | None = None,
+    divergence: str,
+    kernels: str = "auto",
+    ranks: int = 1,
 ) -> Path:
-    """What `weighted_divergence` will do with hidden states and heads of dtype on this device; str() of it is
-    the line for a log. Raises ValueError as it would."""
-    return choose(kernels, divergence, [dtype], Machine.of(device), ranks)
+    """What `weighted_divergence` will do with hidden states and heads of dtype on this device, the teacher's
+    of teacher_dtype (None: the same); str() of it is the line for a log. Raises ValueError as it would."""
+    return choose(kernels, divergence, [dtype, teacher_dtype or dtype], Machine.of(device), ranks)
 
 
 def _too_old(machine: Machine) -> str | None:

@@ -124,7 +124,8 @@ class Checkpoint:
                 # Without its bytes first. An unpickler of torch's own, which makes tensors and no more.
                 saved = torch.load(view, map_location="meta", weights_only=True)
                 self._checksaved_bytes(saved, key, chunk)
-                if target.shape == saved.shape and _is_plain(target) and _in_one_run(saved):
+                alike = (target.shape, target.dtype) == (saved.shape, saved.dtype)
+                if alike and _is_plain(target) and _in_one_run(saved):
                     view.seek(0)
                     archive: Any = torch._C.PyTorchFileReader(view)
                     file.seek(place.offset + archive.get_record_offset("data/0"))

@@ -63,6 +63,25 @@ _MLP = (
 )
 
 
+def _one(shape: ModelShape, work: Work) -> float:
+    return 1.0
+
+
+# On a GPU: torch's own norm keeps its input as it is and a number for each token, and Megatron's fused SwiGLU
+# gate and up alone, from which it makes the rest again (models/fusions.py).
+_FUSED_NORM = (
+    Kept(_hidden),
+    Kept(_one, accurate=True),
+)
+
+_FUSED_MLP = (
+    *_FUSED_NORM,
+    Kept(_hidden),  # the input of fc1
+    Kept(lambda shape, work: 2 * shape.ffn_hidden_size, always_cut=True),  # gate and up
+    Kept(_ffn, always_cut=True),  # the input of fc2
+)
+
+
 def _is_narrow(work: Work) -> bool:
     return work.element < work.accurate
 
@@ -80,6 +99,12 @@ _QK_NORM = (
     # A norm's input is a view into `_projected`, unless it has to be widened.
     Kept(lambda shape, work: _keys(shape, work) * _is_narrow(work), accurate=True, always_cut=True),
     Kept(_keys, accurate=True, always_cut=True),
+)
+
+
+_FUSED_QK_NORM = (
+    Kept(_queries, always_cut=True),  # keys are a view into `_projected`
+    Kept(lambda shape, work: shape.num_attention_heads + shape.num_query_groups, True, always_cut=True),
 )
 
 
@@ -115,7 +140,6 @@ _FUSED = (
 )
 
 _AROUND_ATTENTION = (
-    *_NORM,
     Kept(_hidden),  # the input of qkv
     Kept(_projected, always_cut=True),
     Kept(_into_attention, always_cut=True),
@@ -124,10 +148,14 @@ _AROUND_ATTENTION = (
 )
 
 
-def layer_rows(shape: ModelShape, makes_scores: bool) -> tuple[Kept, ...]:
+def layer_rows(shape: ModelShape, work: Work) -> tuple[Kept, ...]:
     """What a transformer layer of this family keeps."""
-    qk_norm = _QK_NORM if FAMILIES[shape.family].megatron["qk_layernorm"] else ()
-    return (*_AROUND_ATTENTION, *(_SCORES if makes_scores else _FUSED), *qk_norm, *_MLP)
+    attention = (*_AROUND_ATTENTION, *(_SCORES if work.makes_scores else _FUSED))
+    norm, mlp = (_FUSED_NORM, _FUSED_MLP) if work.fused else (_NORM, _MLP)
+    qk_norm: tuple[Kept, ...] = ()
+    if FAMILIES[shape.family].megatron["qk_layernorm"]:
+        qk_norm = _FUSED_QK_NORM if work.fused else _QK_NORM
+    return (*norm, *attention, *qk_norm, *mlp)
 
 
 def layer_bytes(shape: ModelShape, work: Work, *, only_kept: bool = False) -> float:
@@ -139,7 +167,7 @@ def layer_bytes(shape: ModelShape, work: Work, *, only_kept: bool = False) -> fl
     layout = work.layout
     tp = layout.tensor_model_parallel_size
     total = 0.0
-    for row in layer_rows(shape, work.makes_scores):
+    for row in layer_rows(shape, work):
         if only_kept and row.recomputed:
             continue
         cut = tp if row.always_cut or layout.sequence_parallel else 1
@@ -180,8 +208,8 @@ def student_activations(work: Work, stage: int) -> float:
         received = handed if stage > 0 and work.element < work.accurate else 0.0
         ends += flying * (received + (handed if stage < pp - 1 else 0.0))
     if stage == pp - 1:  # the last norm, its output, and that at the response's positions
-        widened = handed / work.element * work.accurate
-        ends += 2 * widened + handed + work.loss_tokens * shape.hidden_size * work.element
+        kept = 1 if work.fused else 2 * work.accurate / work.element
+        ends += (kept + 1) * handed + work.loss_tokens * shape.hidden_size * work.element
     return of_layers + ends
 
 
@@ -191,8 +219,15 @@ def backward_workspace(work: Work) -> float:
     main_grad."""
     shape, layout = work.student, work.layout
     largest_weight = max(layer_matrices(shape, layout.tensor_model_parallel_size).values())
-    # Of the MLP's five gradients two at a time: what they are made from goes as they come.
-    mlp = work.tokens * 2 * shape.ffn_hidden_size / layout.tensor_model_parallel_size * work.element
+    # Of the MLP's five gradients two at a time: what they are made from goes as they come. Fused, at once:
+    # from that of fc2's input those of gate and up.
+    mlp = (
+        work.tokens
+        * (3 if work.fused else 2)
+        * shape.ffn_hidden_size
+        / layout.tensor_model_parallel_size
+        * work.element
+    )
     gradients = mlp + 2 * hidden_bytes(shape, work) + largest_weight * work.element
     whole = layer_bytes(shape, work)
     layers = shape.num_layers // (layout.pipeline_model_parallel_size * layout.chunks)

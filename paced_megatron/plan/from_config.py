@@ -68,7 +68,7 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
         loss_kernels=config.training.loss_kernels,
         divergence=stage.divergence,
         device=device,
-        fused_attention=device == "cuda",
+        fused=device == "cuda",
         token_statistics=config.training.token_weights != "none",
         rollouts=rollouts if config.rollout.engine == "embedded" else None,
     )

@@ -19,8 +19,14 @@ def _head_rows(work: Work) -> int:
 
 def _path(work: Work) -> Path:
     """As on a GPU that has tensor cores, with Triton installed, whatever the machine that plans."""
-    dtype, ranks = _DTYPES[work.params_dtype], work.layout.tensor_model_parallel_size
-    return choose(work.loss_kernels, work.divergence, [dtype], Machine(work.device), ranks)
+    dtypes, ranks = [_DTYPES[work.params_dtype], _teacher_dtype(work)], work.layout.tensor_model_parallel_size
+    return choose(work.loss_kernels, work.divergence, dtypes, Machine(work.device), ranks)
+
+
+def _teacher_dtype(work: Work) -> torch.dtype:
+    """A moving average is kept in float32 (training/ema.py)."""
+    own = _DTYPES[work.params_dtype]
+    return torch.promote_types(own, torch.float32) if work.teacher_kind == "ema" else own
 
 
 def loss_bytes(work: Work) -> float:
@@ -30,8 +36,8 @@ def loss_bytes(work: Work) -> float:
     rows, dtype, path = _head_rows(work), _DTYPES[work.params_dtype], _path(work)
     with FakeTensorMode():  # sizes without memory, and a device's name without the device
         student_head, teacher_head = (
-            torch.empty(rows, shape.hidden_size, dtype=dtype, device=work.device)
-            for shape in (work.student, work.teacher)
+            torch.empty(rows, shape.hidden_size, dtype=of_head, device=work.device)
+            for shape, of_head in ((work.student, dtype), (work.teacher, _teacher_dtype(work)))
         )
         workspace = Workspace.of(
             work.loss_workspace_mb,

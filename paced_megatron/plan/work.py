@@ -51,8 +51,8 @@ class Work:
         teacher_offload: the teacher's weights are on the host while it doesn't compute.
         device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
         divergence, loss_kernels: the stage's, and who works on the logits; they decide about buffers.
-        fused_attention: attention of padded texts never makes all scores [heads, s, s], as that of packed
-            ones never does: torch's own or Transformer Engine's, on a GPU.
+        fused: attention, norms and SwiGLU are torch's fused kernels or Transformer Engine's, as on a GPU:
+            attention of padded texts never makes all scores [heads, s, s], as that of packed ones never does.
         token_statistics: the student runs forward once more, for token weights.
         rollouts: the engine inside the job; None: it runs elsewhere.
     """
@@ -74,7 +74,7 @@ class Work:
     loss_kernels: str = "auto"
     divergence: str = "forward_kl"
     device: str = "cuda"
-    fused_attention: bool = False
+    fused: bool = False
     token_statistics: bool = False
     rollouts: Rollouts | None = None
 
@@ -91,7 +91,7 @@ class Work:
     @property
     def makes_scores(self) -> bool:
         """Whether attention has all of [heads, s, s] at once."""
-        return self.pack_length is None and not self.fused_attention
+        return self.pack_length is None and not self.fused
 
     @property
     def text_tokens(self) -> int:

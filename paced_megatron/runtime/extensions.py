@@ -1,4 +1,5 @@
-"""To be imported before Megatron-Core: which of NVIDIA's packages can be used; the others are hidden.
+"""Which of NVIDIA's packages can be used; the others are hidden, before Megatron-Core is imported
+(uncompiled.py).
 
 Megatron-Core uses Transformer Engine and apex where `import transformer_engine` and `import apex` work, and
 goes without on an ImportError. It breaks on anything else: Transformer Engine without its torch part raises
@@ -12,12 +13,24 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 ENGINE, APEX = "transformer_engine", "apex"
 NVIDIAS_APEX = "multi_tensor_apply"  # a folder in it that PyPI's has not
+
+
+def spec_of(package: str) -> ModuleSpec | None:
+    """What Python finds under a top-level name, hidden or not; None: nothing. Nothing is imported."""
+    for finder in sys.meta_path:
+        if (spec := finder.find_spec(package, None)) is not None:
+            return spec
+    return None
 
 
 @cache
@@ -29,9 +42,8 @@ def transformer_engine_version() -> str | None:
         return None
 
 
-@cache
-def transformer_engine_missing() -> str | None:
-    """Why Transformer Engine can't be used, with the versions that could; None: it can. Imports it."""
+def transformer_engine_wanted() -> SpecifierSet:
+    """The versions that this Megatron-Core's metadata names; any where it names none."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
@@ -39,6 +51,13 @@ def transformer_engine_missing() -> str | None:
     for requirement in map(Requirement, requires("megatron-core") or ()):
         if requirement.name.replace("_", "-").lower() == "transformer-engine":
             fits &= requirement.specifier
+    return fits
+
+
+@cache
+def transformer_engine_missing() -> str | None:
+    """Why Transformer Engine can't be used, with the versions that could; None: it can. Imports it."""
+    fits = transformer_engine_wanted()
     installed, ours = transformer_engine_version(), f"Megatron-Core {version('megatron-core')}"
     wanted = f"{ours} wants {fits}" if fits else f"{ours} names no version"
     if installed is None:
@@ -55,7 +74,7 @@ def transformer_engine_missing() -> str | None:
 
 def is_nvidias_apex() -> bool | None:
     """Nothing is imported: the other one brings a web framework with it. None: none is installed."""
-    spec = find_spec(APEX)
+    spec = spec_of(APEX)
     if spec is None:
         return None
     return any((Path(place) / NVIDIAS_APEX).is_dir() for place in spec.submodule_search_locations or ())
@@ -73,7 +92,3 @@ def hide_what_is_of_no_use() -> None:
         _hide(ENGINE)
     if APEX not in sys.modules and is_nvidias_apex() is False:
         _hide(APEX)
-
-
-if "megatron.core" not in sys.modules:
-    hide_what_is_of_no_use()

@@ -38,6 +38,7 @@ def ways_of(config: Config, number: int, device: torch.device) -> Ways:
         loss = loss_path(
             device,
             dtype,
+            teacher_dtype=torch.promote_types(dtype, torch.float32) if stage.teacher == "ema" else dtype,
             divergence=stage.divergence,
             kernels=training.loss_kernels,
             ranks=config.parallel.tensor_model_parallel_size,

@@ -81,3 +81,7 @@ def test_a_run_goes_on_with_other_servers_and_not_with_another_engine() -> None:
     assert not diff_configs(config_of(URLS), config_of(LAUNCH), ignore=_MAY_DIFFER)
     (difference,) = diff_configs(config_of(URLS), config_of({}), ignore=_MAY_DIFFER)
     assert difference[0] == "rollout.engine"
+
+
+def test_the_keys_by_which_a_gpu_computes_may_change_between_two_starts():
+    assert {"training.transformer_impl", "training.loss_kernels"} <= set(_MAY_DIFFER)  # docs/resume.md

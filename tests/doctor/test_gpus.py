@@ -12,7 +12,8 @@ import yaml
 
 from paced_megatron.config.io import load_config
 from paced_megatron.doctor import Asked, Status
-from paced_megatron.doctor.checks import transformer_engine, triton
+from paced_megatron.doctor.checks import triton
+from paced_megatron.runtime import extensions
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_a_transformer_engine_that_megatron_core_does_not_name_is_noted_with_tho
             ),
         }
     )
-    packages(transformer_engine, megatron_core=lines)
+    packages(extensions, megatron_core=lines)
     finding = found("Transformer Engine")
     assert finding.status is status and version in finding.says
     if status is Status.NOTE:
@@ -175,6 +176,6 @@ def test_this_megatron_core_names_its_versions_where_it_is_of_0_16():
 
     if not version("megatron-core").startswith("0.16"):
         pytest.skip("later ones name none")
-    wanted = transformer_engine.wanted_by_megatron()
+    wanted = extensions.transformer_engine_wanted()
     assert wanted.contains("2.9.0") and wanted.contains("2.11.0") and not wanted.contains("2.12.0")
     assert "transformer_engine" not in sys.modules

@@ -35,7 +35,7 @@ def work(tmp_path) -> Work:
         global_batch_size=32,
         prompt_tokens=512,
         response_tokens=2048,
-        fused_attention=True,
+        fused=True,
         rollouts=Rollouts(batch_size=64, text_tokens=2560, element=2),
     )
 
@@ -91,7 +91,7 @@ def test_a_verb_is_compared_by_its_own_turns_alone(work):
 
 
 def test_each_key_that_is_proposed_does_by_itself_what_it_says(work):
-    limit = 0.6 * peak_bytes(work)
+    limit = 0.8 * peak_bytes(work)
     found = remedies(work, limit)
     assert {key for one in found for key in one.keys} >= {"training.micro_batch_size=1"}
     for one in found:
@@ -116,7 +116,7 @@ def test_where_no_key_does_alone_several_are_proposed_together_and_where_none_do
     assert remedies(work, least / 4) == []
     (found,) = remedies(work, peak_bytes(replace(together, rollouts=work.rollouts)) * 0.99)
     # What isn't needed is left out, what costs most first.
-    assert found.keys == ("rollout.batch_size=16", "teacher.offload=true", "training.micro_batch_size=1")
+    assert found.keys == ("rollout.batch_size=16", "training.micro_batch_size=1")
 
 
 def test_what_a_run_has_already_or_cannot_have_is_not_proposed(work):
@@ -143,15 +143,25 @@ def test_padded_texts_on_a_gpu_keep_what_packed_ones_do_and_nothing_grows_with_t
 
     shape = work.student
     one = replace(work, micro_batch_size=1)
-    assert layer_bytes(shape, one) == layer_bytes(
-        shape, replace(one, pack_length=2560, fused_attention=False)
-    )
+    assert layer_bytes(shape, one) == layer_bytes(shape, replace(one, pack_length=2560))
     twice = replace(one, prompt_tokens=1024, response_tokens=4096)
     assert layer_bytes(shape, twice) == pytest.approx(2 * layer_bytes(shape, one))
     assert forward_workspace(shape, twice, 1) == pytest.approx(2 * forward_workspace(shape, one, 1))
-    scores = layer_bytes(shape, replace(one, fused_attention=False)) - layer_bytes(shape, one)
+    plain = replace(one, fused=False)
+    scores = layer_bytes(shape, plain) - layer_bytes(shape, replace(plain, pack_length=2560))
     # The softmax in float32 and its copy in bfloat16, 16 heads; the rest of the difference is linear.
     assert scores == pytest.approx(16 * 2560**2 * 6, rel=0.05)
+
+
+def test_a_layer_on_a_gpu_keeps_what_its_fused_functions_keep(work):
+    # By torch's fake tensors on "cuda" (torch 2.11, Megatron-Core 0.19.2) a layer of Qwen3-0.6B keeps 56,488
+    # bytes for a packed token, each storage counted once; on the CPU half as much again and more.
+    from paced_megatron.plan.activations import layer_bytes
+
+    packed = replace(work, micro_batch_size=1, pack_length=2560)
+    assert layer_bytes(work.student, packed) / packed.tokens == pytest.approx(56_488, rel=0.05)
+    plain = replace(packed, fused=False)
+    assert layer_bytes(work.student, plain) > 1.5 * layer_bytes(work.student, packed)
 
 
 def test_a_process_takes_an_allowance_of_a_gpu_and_none_of_main_memory(work):

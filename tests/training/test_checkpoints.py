@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint
 
 from paced_megatron.errors import UserError
 from paced_megatron.models.distributed_checkpoint import Checkpoint
@@ -28,7 +29,8 @@ from paced_megatron.training.checkpoints import (
     newest_whole,
     save_checkpoint,
 )
-from paced_megatron.training.checkpoints.blocks import flat_range
+from paced_megatron.training.checkpoints.blocks import Block, flat_range
+from paced_megatron.training.checkpoints.checkpoint import _read
 from paced_megatron.training.checkpoints.folder import (
     BEST,
     MANIFEST,
@@ -98,6 +100,20 @@ def test_with_any_file_damaged_the_checkpoint_before_is_used_and_the_file_named(
         (line,) = said
         word = "can't be read" if name == MANIFEST and kind != "missing" else kind
         assert f"{name} " in line and word in line and "damaged_0000002" in line
+
+
+def test_norms_that_were_float32_themselves_are_their_own_main_weights(tmp_path):
+    # As checkpoints of bf16 runs had it before norms were of params_dtype: no main weight beside the norm's.
+    saved = torch.linspace(0.9, 1.1, 6)
+
+    torch.distributed.checkpoint.save({"norm.weight": saved}, checkpoint_id=tmp_path, no_dist=True)
+    weight, main = torch.zeros(6, dtype=torch.bfloat16), torch.zeros(6)
+    key = "optimizer.state.fp32_param.norm.weight"
+    _read(
+        Checkpoint(tmp_path),
+        [Block("norm.weight", (6,), (0,), weight, True), Block(key, (6,), (0,), main, True)],
+    )
+    assert torch.equal(main, saved) and torch.equal(weight, saved.bfloat16())
 
 
 @pytest.fixture

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
-from paced_megatron.doctor.check import Asked, Finding, ok, problem
-
-NVIDIAS = "multi_tensor_apply"  # a folder in it that the other does not have
+from paced_megatron.doctor.check import Asked, Finding, note, ok
+from paced_megatron.runtime.extensions import APEX, is_nvidias_apex, spec_of
 
 
 def check(asked: Asked) -> Finding:
     """Nothing is imported: the other one brings a web framework with it."""
-    spec = find_spec("apex")
+    spec = spec_of(APEX)
     if spec is None:
         return ok("not here, and not needed")
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    if any((folder / NVIDIAS).is_dir() for folder in folders):
-        return ok(f"NVIDIA's, in {folders[0]}")
-    where = folders[0] if folders else spec.origin
-    return problem(
-        f"{where} is not NVIDIA's apex: Megatron-Core takes whatever has that name for it, and breaks later; "
-        "the apex on PyPI is a web toolkit",
+    where = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    if is_nvidias_apex():
+        return ok(f"NVIDIA's, in {where}")
+    return note(
+        f"{where} is not NVIDIA's apex, but a web toolkit's that PyPI has under this name: it is hidden from "
+        "Megatron-Core here, which would take it for NVIDIA's anywhere else, and break",
         "pip uninstall apex; nothing here needs either",
     )

@@ -167,10 +167,18 @@ def load_model_weights(checkpoints: Path, iteration: int, chunks: Sequence[Hidde
     _read(Checkpoint(folder_of(checkpoints, iteration)), model_blocks(entries))
 
 
+MAIN_WEIGHTS = "optimizer.state.fp32_param."
+
+
 @torch.no_grad()
 def _read(checkpoint: Checkpoint, blocks: Iterable[Block]) -> None:
     for block in blocks:
-        saved = checkpoint.shapes.get(block.key)
+        key = block.key
+        if (
+            key not in checkpoint.shapes
+        ):  # a bf16 run's norms were float32 once, and had no main weights beside
+            key = key.removeprefix(MAIN_WEIGHTS)
+        saved = checkpoint.shapes.get(key)
         if saved is None or saved[block.padded :] != block.shape[block.padded :]:
             raise UserError(
                 f"{checkpoint.folder}: {block.key} has shape {saved}, and the student needs {block.shape}; "
@@ -180,7 +188,7 @@ def _read(checkpoint: Checkpoint, blocks: Iterable[Block]) -> None:
         rows = block.data.shape[0]
         there = min(max(saved[0] - block.offsets[0], 0), rows) if block.padded else rows
         if there:
-            checkpoint.read_into(block.data[:there], block.key, block.offsets)
+            checkpoint.read_into(block.data[:there], key, block.offsets)
         block.data[there:].zero_()
 
 
