@@ -38,7 +38,7 @@ def test_on_a_cpu_every_body_runs_but_for_what_only_a_gpu_can_tell(tmp_path):
     code, output, cases = _run_on_the_cpu(tmp_path, SMALL)
     assert code == 0, output
     passed = {case.get("classname") for case in cases if not len(case.findall("skipped"))}
-    for name in ("test_gradient", "test_loop", "test_memory", "test_rollouts"):
+    for name in ("test_gradient", "test_loop", "test_memory", "test_rollouts", "test_specs"):
         assert f"tests.gpu.{name}" in passed, output
     for skipped in (found for case in cases for found in case.findall("skipped")):
         assert any(reason in f"{skipped.get('message')}" for reason in REASONS), skipped.get("message")
