@@ -20,7 +20,7 @@ NOISE = 0.5
 NOISE_CLOSE = 0.038
 """and in those whose gradient is checked as well: about 0.0066 nats, where a distillation ends"""
 FIRST_CALLS_SECONDS = 90.0
-"""that a variant may take for its first calls, compiling included; no more than is left of its size's share,"""
+"""that a variant may take for its first calls, compiling included; no more than its size's share has left,"""
 LEAST_FIRST_CALLS_SECONDS = 10.0
 """but so many"""
 

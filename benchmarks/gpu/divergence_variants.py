@@ -146,8 +146,8 @@ def liger_kl_div(models: Models, divergence: str) -> Job:
 
 
 def trl_chunked(models: Models, divergence: str) -> Job:
-    """The loss of TRL's `DistillationTrainer`: Triton over float32 logits, 4096 tokens x 32,768 ids at a time,
-    which are made for the statistics (for a JSD twice) and once more for the gradient; torch on a CPU."""
+    """The loss of TRL's `DistillationTrainer`: Triton over float32 logits of 4096 tokens x 32,768 ids at a
+    time, made for the statistics (for a JSD twice) and once more for the gradient; torch on a CPU."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     student_hidden, student_head, teacher_hidden, teacher_head = _hidden_and_heads(models)

