@@ -35,7 +35,8 @@ part() { # part SECONDS NAME COMMAND...: at most so long, and no longer than wha
         return
     fi
     echo "== $name: at most $limit s"
-    timeout --kill-after=5 "$limit" "$@" || status=$?
+    # As Ctrl-C: pytest then still says what failed, and why.
+    timeout --signal=INT --kill-after=8 "$limit" "$@" || status=$?
     case $status in
         0) echo "== $name: done in $((SECONDS - began)) s" ;;
         124 | 137) echo "== $name: ended at its limit, $((SECONDS - began)) s" ;;
@@ -86,7 +87,7 @@ echo "== all: $SECONDS s, ${failed/1/something failed or was cut short}" | sed '
 find "$OUT" -type f -size +0 -printf '%9s %P\n' # eight files come back, of at most 16 MiB
 # The end of the output is all that the answer shows by itself: the log has the rest.
 sleep 1
-said='^== |^(FAILED|ERROR) |(passed|failed|skipped).* in [0-9.]+s|^<= |^ahead of all|^(step at|longest text|losses) '
+said='^== |FAILED |^ERROR |(passed|failed|skipped).* in [0-9.]+s|^<= |^ahead of all|^(step at|longest text|losses) '
 short=$(grep -aE "$said" "$OUT/log.txt" | cut -c1-240 | tail -n 70)
 printf '\nin short:\n%s\n' "$short"
 exec >&- 2>&- # tee ends with its input; a process that was left behind may hold that open
