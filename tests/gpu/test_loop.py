@@ -162,13 +162,14 @@ def test_killed_after_a_checkpoint_it_goes_on_as_if_nothing_had_been(finished, m
     whole, again = (records(folder / "metrics.jsonl") for folder in (finished, stage))
     assert [step["step"] for step in again] == [step["step"] for step in whole]
     # On a CPU it is the same to the last bit. On a GPU sums may come in another order, and bf16 rounds what
-    # comes out of them: what differs after the kill is that, and grows with every step.
+    # comes out of them: what differs after the kill is that, and grows with every step. Two ranks' rounding
+    # came to 0.12 of the way by the end; a resume that forgot Adam's moments to 0.68, its losses to 1.34.
     assert _near([step["loss"] for step in again], [step["loss"] for step in whole])
     folders = Path(models["student"]["path"]), finished / "hf", stage / "hf"
     begin, straight, resumed = (load_file(folder / "model.safetensors") for folder in folders)
     moved = sum(float((straight[name].double() - begin[name].double()).square().sum()) for name in begin)
     apart = sum(float((straight[name].double() - resumed[name].double()).square().sum()) for name in begin)
-    assert (apart / moved) ** 0.5 < 0.1
+    assert (apart / moved) ** 0.5 < 0.3
 
 
 @pytest.mark.parametrize("name", ["tensor_model_parallel_size", "data_parallel_size"])
