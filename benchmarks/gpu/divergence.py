@@ -67,16 +67,20 @@ def main() -> int:
         if now > end:
             print(f"{size}: not measured, the {arguments.minutes:g} minutes were spent", flush=True)
             continue
-        records, lost = measure_size(
-            size,
-            cases,
-            clock,
-            dtype=torch.bfloat16,
-            checked_tokens=16 if dry else 256,
-            repetitions=2 if dry else arguments.repetitions,
-            least=2 if dry else 3,
-            until=now + (end - now) * costs[number] / sum(costs[number:]),
-        )
+        try:
+            records, lost = measure_size(
+                size,
+                cases,
+                clock,
+                dtype=torch.bfloat16,
+                checked_tokens=16 if dry else 256,
+                repetitions=2 if dry else arguments.repetitions,
+                least=2 if dry else 3,
+                until=now + (end - now) * costs[number] / sum(costs[number:]),
+            )
+        except KeyboardInterrupt:  # tools/gpu/session.sh, whose time is over
+            print(f"{size}: interrupted, and not measured", flush=True)
+            break
         of_size = rows(records, size, about, peak)
         add_rows(arguments.out, of_size)  # at once: what is measured is kept
         made += of_size

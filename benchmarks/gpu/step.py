@@ -181,7 +181,10 @@ def main() -> int:
         write_models(pair, Path(folder), getattr(torch, job.dtype), job.device)
         if job.device == "cuda":
             torch.cuda.empty_cache()  # the variants' processes get the whole card, but for this one's context
-        run(replace(job, folder=folder), options.variants, table, options.minutes)
+        try:
+            run(replace(job, folder=folder), options.variants, table, options.minutes)
+        except KeyboardInterrupt:  # tools/gpu/session.sh, whose time is over
+            print("interrupted: what was found before follows", flush=True)
     if options.dry_run:
         print("a dry run: nothing follows from its times")
     print("\n".join(goals(table.rows)))

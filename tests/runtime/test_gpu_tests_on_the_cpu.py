@@ -15,8 +15,8 @@ import torch
 from gpu.conftest import chosen_device
 
 ROOT = Path(__file__).resolve().parents[2]
-# One of each parametrised test, and no job of two processes: tests/parallel and tests/loop have those. An engine
-# on the CPU computes in float32 whatever the folder is in, which one test says.
+# One of each parametrised test, and no job of two processes: tests/parallel and tests/loop have those. An
+# engine on the CPU computes in float32 whatever the folder is in, which one test says.
 SMALL = "not two_ranks and not reverse_kl and not jsd and not akl and not selective"
 SMALL += " and (not torch.bfloat16 or computes_on_the_device)"
 # What a test may be skipped for here, as a part of its reason.
