@@ -68,9 +68,12 @@ def commit() -> str:
     """Of the repository; `+changes` where what is timed is not as committed."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip()
+        command = ["git", *arguments]
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # no git on a machine that is lent
+            return ""
+        return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--", "paced_megatron", "benchmarks/*.py")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else "")

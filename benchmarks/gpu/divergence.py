@@ -1,4 +1,4 @@
-"""The divergence on one GPU: over its matmul floor, beside plain torch, torch.compile and Liger-Kernel.
+"""The divergence on one GPU: over its matmul floor, beside plain torch, torch.compile, Liger-Kernel and TRL.
 
     python -m benchmarks.gpu.divergence --out FILE --minutes 8     # on a GPU, from the repository's root
     python -m benchmarks.gpu.divergence --out FILE --dry-run       # on a CPU: does it run at all
@@ -31,6 +31,8 @@ SIZES = ["8192x1024", "8192x4096", "8192x1024/2048", "4096x1024", "4096x4096"]
 SIZES += ["16384x1024", "16384x4096", "1024x1024", "1024x4096"]
 DRY_SIZES = ["96x16", "64x16/24"]
 DRY_VOCABULARY = 1000
+FIRST_COSTS = 4.0
+"""more than a later size, in `_cost`'s unit: libraries are imported and kernels compiled"""
 PRINTED = ["variant", "divergence", "median_ms", "over_floor", "share_of_matmul_peak", "peak_mb"]
 PRINTED += ["grad_rel_error", "grad_rel_error_close", "note"]
 
@@ -59,22 +61,26 @@ def main() -> int:
     peak = matmul_rate(clock, 128 if dry else 8192)
     print(f"{about['device']}: bf16 matmul peak of this run {peak / 1e12:.4g} TFLOP/s", flush=True)
     made, lost = [], False
-    costs = [_cost(size) for size in sizes]
+    costs = [_cost(size) + (number == 0) * FIRST_COSTS for number, size in enumerate(sizes)]
     for number, size in enumerate(sizes):
         now = time.monotonic()
         if now > end:
             print(f"{size}: not measured, the {arguments.minutes:g} minutes were spent", flush=True)
             continue
-        records, lost = measure_size(
-            size,
-            cases,
-            clock,
-            dtype=torch.bfloat16,
-            checked_tokens=16 if dry else 256,
-            repetitions=2 if dry else arguments.repetitions,
-            least=2 if dry else 3,
-            until=now + (end - now) * costs[number] / sum(costs[number:]),
-        )
+        try:
+            records, lost = measure_size(
+                size,
+                cases,
+                clock,
+                dtype=torch.bfloat16,
+                checked_tokens=16 if dry else 256,
+                repetitions=2 if dry else arguments.repetitions,
+                least=2 if dry else 3,
+                until=now + (end - now) * costs[number] / sum(costs[number:]),
+            )
+        except KeyboardInterrupt:  # tools/gpu/session.sh, whose time is over
+            print(f"{size}: interrupted, and not measured", flush=True)
+            break
         of_size = rows(records, size, about, peak)
         add_rows(arguments.out, of_size)  # at once: what is measured is kept
         made += of_size
@@ -120,6 +126,7 @@ def _about(clock: Clock, commit: str | None) -> dict[str, object]:
         "torch": run["torch"],
         "triton": _version("triton"),
         "liger": _version("liger-kernel"),
+        "trl": _version("trl"),
         "timing": clock.method,
     }
 

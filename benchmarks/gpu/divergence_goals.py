@@ -9,7 +9,7 @@ from benchmarks.gpu.roofline import GOAL
 
 GOAL_TOKENS = 8192
 OURS = "ours"
-PEERS = ("torch", "torch_float32_logits", "torch_compile", "liger_")
+PEERS = ("torch", "torch_float32_logits", "torch_compile", "liger_", "trl_")
 """the beginnings of their names"""
 
 Row = Mapping[str, str]

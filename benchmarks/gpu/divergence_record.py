@@ -20,7 +20,9 @@ NOISE = 0.5
 NOISE_CLOSE = 0.038
 """and in those whose gradient is checked as well: about 0.0066 nats, where a distillation ends"""
 FIRST_CALLS_SECONDS = 90.0
-"""that a variant may take for its first calls, compiling included"""
+"""that a variant may take for its first calls, compiling included; no more than its size's share has left,"""
+LEAST_FIRST_CALLS_SECONDS = 10.0
+"""but so many"""
 
 
 class DeviceLost(Exception):
@@ -105,14 +107,15 @@ def _check(
     names = sorted({record.case.divergence for record in records} - {NO_DIVERGENCE})
     references = [Reference.of(of, names, tokens) for of in (models, close)]
     for record in records:
-        if time.monotonic() > until and record.case.variant != "floor":
+        left = until - time.monotonic()
+        if left < 0 and record.case.variant != "floor":
             record.runs = False
             record.notes.append("not measured: this size's share of the minutes was spent")
             continue
         clock.free()
         start = time.monotonic()
         try:
-            with at_most(FIRST_CALLS_SECONDS):
+            with at_most(min(FIRST_CALLS_SECONDS, max(left, LEAST_FIRST_CALLS_SECONDS))):
                 _check_one(record, models, close, references, clock)
         except (Exception, TookTooLong) as error:  # whatever a library raises is this row's, and no other's
             _failed(record, error, clock)

@@ -1,9 +1,9 @@
-"""What `gpu/divergence.py` times: the floor in bf16, ours, plain torch, and Liger-Kernel's losses.
+"""What `gpu/divergence.py` times: the floor in bf16, ours, plain torch, Liger-Kernel's losses and TRL's.
 
 All go from bf16 hidden states [N, H_s], [N, H_t] and heads [V, H_s], [V, H_t] to the gradients of the mean
 over N tokens for the student's hidden states and head. Liger's beta is on the teacher, as ours: 0 is its
 forward KL(p_T || p_S), 1 its reverse KL, and in between beta KL(p_T || m) + (1 - beta) KL(p_S || m) with
-m = beta p_T + (1 - beta) p_S.
+m = beta p_T + (1 - beta) p_S. TRL's is the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.functional import kl_div, log_softmax
 from benchmarks.divergence_variants import Gradients, Job, Models, gradients, ours
 from benchmarks.gpu.divergence_accuracy import BETA
 
-LIGER_BETA = {"forward_kl": 0.0, "jsd": BETA, "reverse_kl": 1.0}
+PEERS_BETA = {"forward_kl": 0.0, "jsd": BETA, "reverse_kl": 1.0}
 LARGE_WORKSPACE_MB = 4096.0
 
 
@@ -109,7 +109,7 @@ def liger_fused_jsd(models: Models, divergence: str) -> Job:
     from liger_kernel.transformers import LigerFusedLinearJSD
 
     _needs_gpu(models)
-    loss = LigerFusedLinearJSD(jsd_beta=LIGER_BETA[divergence])
+    loss = LigerFusedLinearJSD(jsd_beta=PEERS_BETA[divergence])
     return lambda: gradients(models, loss(*_hidden_and_heads(models), None))
 
 
@@ -121,7 +121,7 @@ def liger_chunked(compiled: bool) -> Callable[[Models, str], Job]:
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
         loss = LigerFusedLinearJSDLoss(
-            weight_hard_loss=0.0, weight_soft_loss=1.0, beta=LIGER_BETA[divergence], compiled=compiled
+            weight_hard_loss=0.0, weight_soft_loss=1.0, beta=PEERS_BETA[divergence], compiled=compiled
         )
         labels = torch.zeros(models.weights.shape, dtype=torch.long, device=models.weights.device)
         return lambda: gradients(models, loss(*_hidden_and_heads(models), labels))
@@ -141,6 +141,21 @@ def liger_kl_div(models: Models, divergence: str) -> Job:
         with torch.no_grad():
             taught = (models.teacher_hidden @ models.teacher_head.t()).softmax(-1)
         return gradients(models, loss(models.student_hidden, models.student_head, taught))
+
+    return job
+
+
+def trl_chunked(models: Models, divergence: str) -> Job:
+    """The loss of TRL's `DistillationTrainer`: Triton over float32 logits of 4096 tokens x 32,768 ids at a
+    time, made for the statistics (for a JSD twice) and once more for the gradient; torch on a CPU."""
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    student_hidden, student_head, teacher_hidden, teacher_head = _hidden_and_heads(models)
+    student, teacher = (student_hidden, student_head, None), (teacher_hidden, teacher_head, None)  # no biases
+
+    def job() -> Gradients:
+        values, _ = ChunkedDivergenceFunction.apply(*student, *teacher, PEERS_BETA[divergence], 1.0)
+        return gradients(models, (models.weights * values).sum())
 
     return job
 
@@ -172,6 +187,7 @@ CASES = [
     Case("ours_torch", "forward_kl", our_kernels("torch")),
     Case("torch", "forward_kl", materialised(rounded_logits)),
     Case("torch_float32_logits", "forward_kl", materialised(_Float32Logits.apply)),
+    *(Case("trl_chunked", name, trl_chunked) for name in ALL),
     *(Case("liger_fused_jsd", name, liger_fused_jsd) for name in ALL),
     *(Case("liger_chunked", name, liger_chunked(compiled=False)) for name in ALL),
     Case("liger_kl_div", "forward_kl", liger_kl_div),

@@ -17,7 +17,6 @@ import argparse
 import datetime
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,10 +31,11 @@ import torch
 
 from benchmarks.gpu.step_one import SIGN, VARIANTS, Job
 from benchmarks.gpu.step_rows import Table, disagreements, goals
-from benchmarks.gpu.step_shapes import REAL, TINY, write_models
+from benchmarks.gpu.step_shapes import REAL, TINY, room, write_models
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST_S = 20.0  # under which no variant is begun: importing and reading take that long
+ENOUGH_S = 40.0  # that the first ones have in any case: with little time, few variants and not none
 SLACK_S = 15.0  # that a process may be late, before it is ended
 SHOWN = (
     "variant",
@@ -94,12 +94,6 @@ def make_step(*shapes: Any, **settings: Any) -> Callable[[], None]:
     return make_step(*shapes, **settings)
 
 
-def room(needed_bytes: int) -> str | None:
-    """A folder for the models: in memory where there is room, else the usual one."""
-    memory = Path("/dev/shm")
-    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > needed_bytes else None
-
-
 def rows_of(job: Job) -> Iterator[dict[str, Any]]:
     """What a variant's process finds, as it finds it; and how it ended, where that wasn't as it should."""
     command = [sys.executable, "-m", "benchmarks.gpu.step_one", job.line]
@@ -131,10 +125,11 @@ def rows_of(job: Job) -> Iterator[dict[str, Any]]:
 
 
 def run(job: Job, variants: list[str], table: Table, minutes: float) -> None:
-    """All variants, in turn; each has an equal share of the time that is left."""
+    """All variants, in turn; each has an equal share of the time that is left, or ENOUGH_S of it."""
     end = time.monotonic() + 60 * minutes
     for number, variant in enumerate(variants):
-        share = (end - time.monotonic()) / (len(variants) - number)
+        left = end - time.monotonic()
+        share = min(left, max(left / (len(variants) - number), ENOUGH_S))
         if share < LEAST_S and not job.dry_run:
             rows = iter([{"variant": variant, "what": "end", "status": "no time left", "dtype": job.dtype}])
         else:
@@ -186,7 +181,10 @@ def main() -> int:
         write_models(pair, Path(folder), getattr(torch, job.dtype), job.device)
         if job.device == "cuda":
             torch.cuda.empty_cache()  # the variants' processes get the whole card, but for this one's context
-        run(replace(job, folder=folder), options.variants, table, options.minutes)
+        try:
+            run(replace(job, folder=folder), options.variants, table, options.minutes)
+        except KeyboardInterrupt:  # tools/gpu/session.sh, whose time is over
+            print("interrupted: what was found before follows", flush=True)
     if options.dry_run:
         print("a dry run: nothing follows from its times")
     print("\n".join(goals(table.rows)))

@@ -110,8 +110,8 @@ def _trl(*measures: str, **settings: bool) -> Kind:
 VARIANTS: dict[str, Kind] = {
     "ours": _ours("step", "text", "batch"),
     "trl gkd": _trl("step", "text", "batch"),
-    "transformers": _transformers("step", "text", "batch"),
     "trl distillation": _trl("step", "text", "batch", distillation=True),
+    "transformers": _transformers("step", "text", "batch"),
     "ours, recompute": _ours("text", "batch", "step", recompute=True),
     "trl gkd, recompute": _trl("text", "batch", "step", recompute=True),
     "trl distillation, recompute": _trl("text", distillation=True, recompute=True),

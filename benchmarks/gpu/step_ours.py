@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.step_shapes import REAL, Batch, Pair, write_models
+from benchmarks.gpu.step_shapes import REAL, Batch, Pair, room, write_models
 from paced_megatron.config import ParallelConfig, StageConfig, TeacherConfig, TrainingConfig
 from paced_megatron.runtime.world import joined_world
 from paced_megatron.training.examples import Example
@@ -98,7 +98,7 @@ def make_step(
     Args:
         device: where the weights are drawn; the job itself is on the GPU where torch sees one.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=room(8 * 2**30)) as folder:
         write_models(pair, Path(folder), dtype, device)
         ours = Ours(Path(folder), dtype, 1e-6, packed=packed, recompute=recompute)
     atexit.register(ours.close)

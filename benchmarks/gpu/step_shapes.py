@@ -4,6 +4,7 @@ how many floating-point operations it has to do."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,12 @@ def done_flop(pair: Pair, batch: Batch, *, all_logits: bool, recompute: bool) ->
 
 def _heads(pair: Pair, tokens: int) -> float:
     return 3 * pair.student.head_flop(tokens) + pair.teacher.head_flop(tokens)
+
+
+def room(needed_bytes: int) -> str | None:
+    """A folder for the models: in memory where there is room, else the usual one."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > needed_bytes else None
 
 
 def write_models(pair: Pair, folder: Path, dtype: torch.dtype, device: str) -> None:

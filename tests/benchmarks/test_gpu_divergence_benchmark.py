@@ -26,8 +26,9 @@ from benchmarks.gpu.roofline import Size
 from paced_megatron.divergence.reference import reference_divergence
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ["date", "commit", "device", "driver", "torch", "triton", "liger", "timing", "N", "H_s", "H_t", "V"]
-COLUMNS += ["variant", "divergence", "median_ms", "min_ms", "over_floor", "share_of_matmul_peak", "tflops"]
+COLUMNS = ["date", "commit", "device", "driver", "torch", "triton", "liger", "trl", "timing"]
+COLUMNS += ["N", "H_s", "H_t", "V", "variant", "divergence"]
+COLUMNS += ["median_ms", "min_ms", "over_floor", "share_of_matmul_peak", "tflops"]
 COLUMNS += ["peak_mb", "grad_rel_error", "grad_rel_error_close", "repetitions", "matmul_peak_tflops", "note"]
 UNCOMPILED = list(dict.fromkeys(case.variant for case in CASES if not case.compiles))
 SIZE = Size(tokens=11, student=6, teacher=9, vocabulary=37)
@@ -106,7 +107,8 @@ def test_a_dry_run_adds_a_row_per_case_and_size_each_with_its_error_or_a_reason(
     assert {(row["H_s"], row["H_t"]) for row in made} == {("16", "16"), ("16", "24")}
     for row in made:
         assert list(row) == COLUMNS
-        assert all(row[name] for name in ("date", "commit", "device", "torch", "liger", "matmul_peak_tflops"))
+        assert all(row[name] for name in ("date", "commit", "device", "torch", "liger", "trl"))
+        assert row["matmul_peak_tflops"]
         assert row["driver"] == "none" and row["timing"] == "wall clock"
         check_row(row)
 
@@ -116,14 +118,15 @@ def check_row(row: dict[str, str]) -> None:
         liger = row["variant"].startswith("liger") and (
             "liger_kernel is not installed" in row["note"] or "need a GPU" in row["note"]
         )
-        assert liger or (row["variant"] == "ours_torch" and "no argument kernels" in row["note"]), row
+        trl = row["variant"] == "trl_chunked" and "trl is not installed" in row["note"]
+        assert liger or trl, row
         assert row["repetitions"] == "0" and not row["median_ms"] and not row["grad_rel_error"]
         return
     assert row["repetitions"] == "2" and row["peak_mb"]
     assert all(float(row[name]) > 0 for name in ("median_ms", "min_ms", "over_floor", "tflops"))
     if row["variant"] == "floor":
         assert row["over_floor"] == "1.000" and not row["grad_rel_error"]
-    elif row["variant"].startswith(("ours", "torch_float32")):
+    elif row["variant"].startswith(("ours", "torch_float32", "trl")):
         # bf16 gradients, of logits that were not rounded
         assert float(row["grad_rel_error"]) < 0.005 and float(row["grad_rel_error_close"]) < 0.005
     else:  # bf16 logits
@@ -150,7 +153,10 @@ def test_without_a_gpu_only_a_dry_run_is_possible_and_a_file_of_another_form_sta
 
 
 def has_gradients_here(case: Case) -> bool:
-    """Liger's in torch where it is installed, its Triton kernels where they are interpreted too."""
+    """TRL's and Liger's in torch where they are installed, Liger's Triton kernels where they are interpreted
+    too."""
+    if case.variant.startswith("trl"):
+        return importlib.util.find_spec("trl") is not None
     if not case.variant.startswith("liger"):
         return case.variant != "floor" and not case.compiles
     in_triton = not case.variant.startswith("liger_chunked")

@@ -155,6 +155,26 @@ def test_a_process_that_is_late_is_ended_and_is_a_row(monkeypatch: pytest.Monkey
     assert (found["variant"], found["what"], found["status"]) == ("transformers", "end", "out of time")
 
 
+def test_with_little_time_the_first_variants_are_run_and_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now, given = [0.0], {}
+
+    def spend(job: Any) -> list[dict[str, Any]]:
+        given[job.variant] = job.ends - now[0]
+        now[0] = job.ends
+        return []
+
+    monkeypatch.setattr(step.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(step, "rows_of", spend)
+    table = Table(tmp_path / "step.csv", "cpu")
+    step.run(step.GPU, list("abcdef"), table, minutes=110 / 60)
+    assert given == {"a": 40.0, "b": 40.0, "c": pytest.approx(30.0)}
+    assert [row["variant"] for row in table.rows if row["status"] == "no time left"] == list("def")
+    step.run(step.GPU, list("ab"), table, minutes=10)
+    assert given["a"] == given["b"] == pytest.approx(300.0)
+
+
 def row(variant: str, what: str, **known: Any) -> dict[str, Any]:
     return {"variant": variant, "what": what, "status": "ok", "dtype": "float32", "bound": ""} | known
 

@@ -162,13 +162,14 @@ def test_killed_after_a_checkpoint_it_goes_on_as_if_nothing_had_been(finished, m
     whole, again = (records(folder / "metrics.jsonl") for folder in (finished, stage))
     assert [step["step"] for step in again] == [step["step"] for step in whole]
     # On a CPU it is the same to the last bit. On a GPU sums may come in another order, and bf16 rounds what
-    # comes out of them: what differs after the kill is that, and grows with every step.
+    # comes out of them: what differs after the kill is that, and grows with every step. Two ranks' rounding
+    # came to 0.12 of the way by the end; a resume that forgot Adam's moments to 0.68, its losses to 1.34.
     assert _near([step["loss"] for step in again], [step["loss"] for step in whole])
     folders = Path(models["student"]["path"]), finished / "hf", stage / "hf"
     begin, straight, resumed = (load_file(folder / "model.safetensors") for folder in folders)
     moved = sum(float((straight[name].double() - begin[name].double()).square().sum()) for name in begin)
     apart = sum(float((straight[name].double() - resumed[name].double()).square().sum()) for name in begin)
-    assert (apart / moved) ** 0.5 < 0.1
+    assert (apart / moved) ** 0.5 < 0.3
 
 
 @pytest.mark.parametrize("name", ["tensor_model_parallel_size", "data_parallel_size"])
@@ -184,6 +185,8 @@ def test_two_ranks_take_the_steps_of_one(finished, models, device, tmp_path, nam
 
 
 def _near(losses: Sequence[float], wanted: Sequence[float]) -> bool:
-    """The first steps to the rounding of bf16, and the whole run's sum."""
+    """The first steps to the rounding of bf16, and the whole run's sum, whose later losses are a hundredth of
+    the first and differ by factors: two ranks on a CPU, which round other partial sums, came to 1.043 of
+    one's sum, their first four steps to 0.987 to 1.005 of one's."""
     first = losses[:4] == pytest.approx(wanted[:4], rel=0.03)
-    return first and len(losses) == len(wanted) and sum(losses) == pytest.approx(sum(wanted), rel=0.03)
+    return first and len(losses) == len(wanted) and sum(losses) == pytest.approx(sum(wanted), rel=0.1)

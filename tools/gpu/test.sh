@@ -4,9 +4,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# The second is not for a GPU alone, and runs its kernels on one where there is one.
-files=(tests/gpu)
+# The first is not for a GPU alone, and runs its kernels on one where there is one: the most of what is new there.
+files=()
 for file in tests/divergence/test_kernels*.py; do [ -e "$file" ] && files+=("$file"); done
+files+=(tests/gpu)
 
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS="${PACED_GPU_TESTS_THREADS:-8}" # the references are float64 on the CPU
