@@ -95,7 +95,7 @@ long-slurm: $(INSTALLED) $(SGLANG_INSTALLED) ## a real Slurm: time limits, a dea
 
 test-newest: $(NEWEST_INSTALLED) ## a smoke on Python 3.12 and Megatron-Core 0.19: layouts, models, the loop, a step on a GPU that isn't there
 	$(NEWEST_VENV)/bin/python -m pytest -q --session-timeout=900 tests/parallel tests/models tests/fake_gpu \
-		tests/loop/test_loop.py
+		tests/loop/test_loop.py tests/divergence/test_no_sync.py
 
 has-newest:
 	@test -n "$(NEWEST_PYTHON)" || { echo "no working Python 3.12; name one: NEWEST_PYTHON=..." >&2; exit 2; }
