@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 
@@ -32,8 +34,7 @@ def check_devices(
     """
     if turns == "nothing":
         return []
-    for number in range(1, len(config.stages) + 1):
-        ways_of(config, number, world.device)  # each stage says its own when it begins
+    check_alike(ways_of_job(config, world))
     gpus = gpus_of_job(world)
     if not gpus:
         return [line] if (line := slow_on_cpu(config, inputs)) else []
@@ -47,6 +48,41 @@ def check_devices(
     if verdict.is_over and not skip_memory:
         raise UserError(f"{verdict.says}; `--skip-memory-check` tries it all the same")
     return [*warnings, verdict.says]
+
+
+def ways_of_job(config: Config, world: World) -> list[list[str] | UserError]:
+    """By rank the ways of all stages, or why it has none. A collective over the student's ranks."""
+    own: list[str] | UserError
+    try:  # each stage says its own when it begins
+        stages = (ways_of(config, number, world.device) for number in range(1, len(config.stages) + 1))
+        own = [line for stage in stages for line in stage.lines]
+    except UserError as error:
+        own = error
+    found: list[list[str] | UserError] = [own] * world.world_size
+    dist.all_gather_object(found, own)
+    return found
+
+
+def check_alike(found: Sequence[list[str] | UserError]) -> None:
+    """Ranks that share a model's layers or a loss's logits have to go the same way: with another one they cut
+    their chunks otherwise, and each would wait in a collective that the other never enters.
+
+    Args:
+        found: as `ways_of_job` has it, the same on every rank.
+
+    Raises:
+        UserError: a rank has none; or two go different ways.
+    """
+    for rank, ways in enumerate(found):
+        if isinstance(ways, UserError):
+            raise UserError(f"rank {rank}: {ways}" if len(found) > 1 else str(ways))
+        for first, other in zip(found[0], ways, strict=True):  # type: ignore[arg-type]
+            if first != other:
+                raise UserError(
+                    f"rank 0 would take `{first}` and rank {rank} `{other}`: their machines differ, `paced "
+                    "doctor` on each says in what; training.loss_kernels=torch and "
+                    "training.transformer_impl=local can be had on all"
+                )
 
 
 def slow_on_cpu(config: Config, inputs: Inputs) -> str:

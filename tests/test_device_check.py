@@ -12,6 +12,7 @@ from loop.recipes import QUICKSTART, write_experiment, write_recipe
 from paced_megatron import device_check
 from paced_megatron.cli import main
 from paced_megatron.config.io import load_config
+from paced_megatron.errors import UserError
 from paced_megatron.inputs import read_inputs
 from paced_megatron.plan.room import Gpu
 
@@ -115,3 +116,18 @@ def test_a_real_student_without_a_gpu_is_warned_of_with_the_reason_and_a_tiny_on
 def test_the_quickstart_says_nothing_of_devices(capsys, tmp_path):
     config = load_config(QUICKSTART / "quickstart.yaml", [f"run_dir={tmp_path / 'run'}"])
     assert device_check.slow_on_cpu(config, read_inputs(config)) == ""
+
+
+def test_ranks_that_would_go_different_ways_are_told_before_they_wait_for_each_other():
+    layers, triton, plain = "layers: Megatron-Core's own", "loss: Triton kernels", "loss: torch operations"
+    device_check.check_alike([[layers, triton], [layers, triton]])
+    with pytest.raises(UserError) as told:
+        device_check.check_alike([[layers, triton], [layers, triton], [layers, plain]])
+    assert str(told.value).startswith(
+        f"rank 0 would take `{triton}` and rank 2 `{plain}`: their machines differ"
+    )
+    refused = UserError("training.loss_kernels=triton: cannot be")
+    with pytest.raises(UserError, match=r"^rank 1: training\.loss_kernels=triton: cannot be$"):
+        device_check.check_alike([[layers, triton], refused])
+    with pytest.raises(UserError, match=r"^training\.loss_kernels=triton: cannot be$"):
+        device_check.check_alike([refused])
