@@ -46,8 +46,8 @@ MUTANTS = [
     Mutant(
         "the mask is shifted by one token",
         "paced_megatron/training/batches.py",
-        "(len(prompt) - 1 + step) * count + row",
-        "(len(prompt) - 2 + step) * count + row",
+        "first = start + len(prompt) - 1",
+        "first = start + len(prompt) - 2",
         "tests/training/test_batches.py"
         "::test_positions_are_those_before_each_response_token_in_the_flattened_hidden_states",
     ),
