@@ -114,6 +114,10 @@ class AnonymousPeak(threading.Thread):
 
 def child(direction: str, source: Path, out: Path) -> None:
     """What `convert` starts: one conversion, and a line of JSON about it."""
+    # torch's checkpoint writer imports its compiler when it is first called, and with it Triton where that is
+    # installed; imports count to what was held before.
+    import torch._dynamo  # noqa: F401
+
     from paced_megatron.models.convert import to_hugging_face, to_megatron
 
     work: Callable[[Path, Path], None] = to_megatron if direction == "to_megatron" else to_hugging_face
