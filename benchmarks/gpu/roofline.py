@@ -31,7 +31,7 @@ CHUNKS = (256, 512, 1024, 2048, 4096, 8192)
 @dataclass(frozen=True)
 class Ceilings:
     """Of one GPU: what a large copy and a large bf16 product reach. By default those measured on an H200 here
-    on 2026-10-28 (/work/.library/device/KINDS.md: 4.3 TB/s read and written, 788 TFLOP/s)."""
+    on 2026-10-28 (KINDS.md of the tool device: 4.3 TB/s read and written, 788 TFLOP/s)."""
 
     flops: float = 790e12
     """a second"""

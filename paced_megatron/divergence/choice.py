@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from paced_megatron.divergence.table import DIVERGENCES
+from paced_megatron.divergence.workspace import Workspace
 
 KERNELS = ("auto", "torch", "triton")
 """what `kernels` may be"""
@@ -65,6 +67,18 @@ class Path:
     def beside(self) -> float:
         """[n, V] numbers of a chunk beside its two logits: the bf16 gradient, the other pair of logits."""
         return 0.5 * self.tensor_cores + 2.0 * self.pipelined
+
+    def workspace(self, megabytes: float | None, student_head: Tensor, teacher_head: Tensor) -> Workspace:
+        """How its chunks are cut within so many MB: see `Workspace.of`."""
+        return Workspace.of(
+            megabytes,
+            student_head,
+            teacher_head,
+            self.dtype,
+            self.buffers,
+            beside=self.beside,
+            widened=not self.tensor_cores,
+        )
 
     def __str__(self) -> str:
         kernels = "Triton kernels" if self.triton else "torch operations"

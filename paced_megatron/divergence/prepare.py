@@ -13,7 +13,6 @@ from paced_megatron.divergence.table import DIVERGENCES
 from paced_megatron.divergence.torch_part import TorchPart, VocabularyPart
 from paced_megatron.divergence.vocabulary import VocabularyShard
 from paced_megatron.divergence.walk import Heads, Tokens, Walk
-from paced_megatron.divergence.workspace import Workspace
 
 
 @torch.no_grad()
@@ -51,15 +50,7 @@ def prepare(
     student, teacher = student_hidden, teacher_hidden
     if sequence_parallel:
         student, teacher = shard.gather_tokens(student), shard.gather_tokens(teacher)
-    workspace = Workspace.of(
-        workspace_mb,
-        student_head,
-        teacher_head,
-        path.dtype,
-        path.buffers,
-        beside=path.beside,
-        widened=not path.tensor_cores,
-    )
+    workspace = path.workspace(workspace_mb, student_head, teacher_head)
     products: Products = Widened(path.dtype, temperature, workspace.head_rows)
     if path.tensor_cores:
         products = TensorCores(temperature)

@@ -6,7 +6,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paced_megatron.divergence.choice import Machine, Path, choose
-from paced_megatron.divergence.workspace import Workspace
 from paced_megatron.plan.work import Work
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -39,15 +38,7 @@ def loss_bytes(work: Work) -> float:
             torch.empty(rows, shape.hidden_size, dtype=of_head, device=work.device)
             for shape, of_head in ((work.student, dtype), (work.teacher, _teacher_dtype(work)))
         )
-        workspace = Workspace.of(
-            work.loss_workspace_mb,
-            student_head,
-            teacher_head,
-            path.dtype,
-            path.buffers,
-            beside=path.beside,
-            widened=not path.tensor_cores,
-        )
+        workspace = path.workspace(work.loss_workspace_mb, student_head, teacher_head)
     chunk = min(workspace.chunk_tokens(work.loss_tokens), work.loss_tokens)
     block = min(workspace.block_tokens, chunk)
     row = rows * work.accurate

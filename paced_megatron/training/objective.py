@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from paced_megatron.divergence import loss_path
-from paced_megatron.divergence.choice import Path
 from paced_megatron.training.token_weights import TokenWeights
 
 
@@ -37,8 +33,3 @@ class Objective:
             "workspace_mb": self.workspace_mb,
             "kernels": self.kernels,
         }
-
-    def path(self, device: torch.device, dtype: torch.dtype, ranks: int) -> Path:
-        """The way that the loss takes with models of this dtype on so many tensor-parallel ranks; its str()
-        is a line for the log. Raises ValueError where the kernels asked for cannot be had."""
-        return loss_path(device, dtype, divergence=self.divergence, kernels=self.kernels, ranks=ranks)
