@@ -102,10 +102,13 @@ either: TIME has to hold the ranks' start, a step and a checkpoint, beside SIGNA
     fi
     echo "$1" >>"$stops"
     [ "$starts" -lt "$MAX_REQUEUES" ] || not_again "it was queued again $starts times (MAX_REQUEUES in $PACED_CLUSTER_ENV)"
+    SIGNALLED=""
     refused=$(scontrol requeue "$SLURM_JOB_ID" 2>&1) || not_again "Slurm refuses to ($refused)"
     say "all is saved; the job is queued again"
-    sleep 60 & # until Slurm ends this start
-    wait $!
+    for _ in {1..300}; do # until Slurm ends this start, which can be before the first of these sleeps
+        [ -z "$SIGNALLED" ] || return
+        sleep 0.2
+    done
 }
 
 not_again() { # WHY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,24 +33,19 @@ WORKSPACE_MB = 1
 class TurnsWatched(TorchDispatchMode):
     """Sees every tensor that an operation makes, in backward too; keeps the most bytes alive in each turn."""
 
-    def __init__(self, known: Iterable[int]) -> None:
+    def __init__(self, known: Iterable[StorageWeakRef]) -> None:
         super().__init__()
         self.known = set(known)
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.alive: dict[StorageWeakRef, int] = {}
         self.turn = "student"
         self.peaks: dict[str, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.known:
-                    self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peaks[self.turn] = max(
-            self.peaks.get(self.turn, 0), sum(size for _, size in self.alive.values())
-        )
+        self.alive = {key: size for key, size in self.alive.items() if not key.expired()}
+        made = storages(x for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+        self.alive |= {key: size for key, size in made.items() if key not in self.known}
+        self.peaks[self.turn] = max(self.peaks.get(self.turn, 0), sum(self.alive.values()))
         return out
 
     @contextmanager
@@ -67,12 +62,13 @@ class TurnsWatched(TorchDispatchMode):
         return watched
 
 
-def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    """Bytes of each storage, by its address."""
-    return {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}
+def storages(tensors: Iterable[torch.Tensor]) -> dict[StorageWeakRef, int]:
+    """Bytes of each storage. As long as a weak reference is kept, no later storage is given its address and
+    taken for it."""
+    return {StorageWeakRef(x.untyped_storage()): x.untyped_storage().nbytes() for x in tensors}
 
 
-def live_storages() -> dict[int, int]:
+def live_storages() -> dict[StorageWeakRef, int]:
     gc.collect()
     return storages(x for x in gc.get_objects() if isinstance(x, torch.Tensor) and not x.is_sparse)
 
@@ -177,7 +173,9 @@ def count_step(
         return trainer.student.groups.pp.rank(), count_parts(trainer, examples(case), before)
 
 
-def count_parts(trainer: Trainer, batch: list[Example], before: Iterable[int]) -> dict[str, float]:
+def count_parts(
+    trainer: Trainer, batch: list[Example], before: Collection[StorageWeakRef]
+) -> dict[str, float]:
     """`before`: the storages that were there before the trainer was made."""
     trainer.step(batch)
     parts = _lasting(trainer)

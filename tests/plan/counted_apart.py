@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from unittest import mock
 
 import torch.distributed as dist
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from paced_megatron.config import TeacherConfig
 from paced_megatron.runtime.teacher_groups import TeacherPlace
@@ -39,7 +41,7 @@ def count_apart(
         return trainer.student.groups.pp.rank(), count_parts(trainer, examples(case), before)
 
 
-def _count_served(place: TeacherPlace, before: dict[int, int]) -> dict[str, float]:
+def _count_served(place: TeacherPlace, before: Collection[StorageWeakRef]) -> dict[str, float]:
     """Of the second step that the teacher works for."""
     parts: dict[str, float] = {}
     made, steps = Teacher.made, iter((1, 2))

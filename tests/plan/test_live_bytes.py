@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.plan.matmuls import matmul_flops
 from paced_megatron.plan.memory import StageMemory, memory_by_stage
 from paced_megatron.plan.work import Layout
 from paced_megatron.runtime.launch import free_port
-from plan.counted import Case, count_flops, count_step
+from plan.counted import Case, TurnsWatched, count_flops, count_step, storages
 from plan.counted_apart import count_apart
 from tiny_models import make_tiny_qwen3
 
@@ -55,6 +56,16 @@ CASES = {
         Layout(data_parallel_size=2, use_distributed_optimizer=True), "bfloat16", global_batch_size=8
     ),
 }
+
+
+def test_a_tensor_is_counted_at_whatever_address_it_comes_to_lie():
+    """Memory for storages is handed out again at once, that of one which was there before the turn too."""
+    before = [torch.ones(10) for _ in range(100)]
+    watch = TurnsWatched(storages(before))
+    before.clear()
+    with watch:
+        made = [torch.ones(1000) for _ in range(100)]
+    assert watch.peaks == {"student": 4 * sum(map(torch.numel, made))}
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,8 @@ GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
-KillWait=3
+# what is to be ended is at once, and what is to save has the time for it on a busy machine too
+KillWait=20
 # a job can be asked about for an hour after its end
 MinJobAge=3600
 SlurmdTimeout=10

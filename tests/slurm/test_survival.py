@@ -117,7 +117,7 @@ in_environment
 hear_signals
 step=${STEP:-${SLURM_RESTART_COUNT:-0}}
 saved="stage 1: step $step of 9 is saved"
-run_step ranks -- bash -c "echo begun; $BEFORE
+run_step ranks -- bash -c "$BEFORE
     echo 'paced: stopped by SIGTERM: $saved; the same command ...'; exit 75"
 finish $?
 """
@@ -157,14 +157,15 @@ def test_a_job_that_is_not_queued_again_says_why_and_that_all_is_saved(
     last = log_of(stopping).splitlines()[-1]
     assert last.startswith("paced: all is saved, and the job is not queued again: ") and why in last
     assert last.endswith("submitted once more it goes on from here")
+    assert not slurm.ours_left()
 
 
 def test_a_cancelled_job_whose_ranks_stopped_with_all_saved_is_not_queued_again(
     slurm: Cluster, stopping: Path
 ) -> None:
-    """As the one with real ranks above, which a busy machine may kill (KillWait is 3 s here) before its
-    script comes to its last line."""
-    until_term = "trap : TERM; sleep 60 & wait"
+    """As the one with real ranks above, with ranks that need no time to save."""
+    # TERM is heard wherever it comes after "begun": `sleep 60 & wait` would miss one that comes before `wait`.
+    until_term = "trap 'told=1' TERM; echo begun; until [ -n \"$told\" ]; do sleep 0.1; done"
     job = slurm.sbatch("job.sbatch", cwd=stopping, env={"STEP": "7", "BEFORE": until_term})
     slurm.wait_for(lambda: "begun" in log_of(stopping), "the step")
     slurm.run("scancel", job)
