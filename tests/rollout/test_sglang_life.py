@@ -196,7 +196,7 @@ def test_a_server_does_not_outlive_a_job_that_is_killed(
 ) -> None:
     assert len(of(tiny)) == 1
     job_elsewhere.send_signal(sent)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while of(tiny) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not of(tiny)

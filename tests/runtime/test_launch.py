@@ -167,7 +167,7 @@ def child_pids(folder: Path) -> list[int]:
     return [int(file.read_text() or 0) if file.exists() else 0 for file in files]
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
@@ -209,7 +209,7 @@ def test_a_rank_that_raises_ends_the_job_in_seconds_and_its_log_s_end_is_shown(
     (tmp_path / "rank-1.log").write_text("what an earlier run said\n")
     start = time.monotonic()
     assert launch(["rank_1_raises", str(tmp_path)], 2, module=child, log_dir=tmp_path) == 1
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50
     err = capfd.readouterr().err
     assert err.startswith("rank 1 failed first; the end of ") and "rank-1.log" in err
     assert "RuntimeError: one has had enough" in err and "earlier run" not in err
@@ -244,7 +244,7 @@ def test_ctrl_c_reaches_every_rank_once_and_lets_it_end_cleanly(
 ) -> None:
     parent = parent_of("ends_cleanly")
     os.killpg(parent.pid, signum)  # as a terminal does: to the whole group
-    assert parent.wait(timeout=20) == code
+    assert parent.wait(timeout=60) == code
     assert [(tmp_path / f"came-{rank}").read_text() for rank in range(2)] == ["SIGINT", "SIGINT"]
 
 
@@ -254,7 +254,7 @@ def test_a_stop_signal_reaches_every_rank_once_as_it_is_and_75_is_handed_on(
 ) -> None:
     parent = parent_of("stops_when_asked", stop_grace_s=0.1)  # before one has stopped there is no limit
     os.killpg(parent.pid, signum)
-    assert parent.wait(timeout=20) == 75
+    assert parent.wait(timeout=60) == 75
     assert [(tmp_path / f"came-{rank}").read_text() for rank in range(2)] == [signum.name] * 2
 
 
@@ -268,7 +268,7 @@ def test_a_rank_that_only_starts_hears_the_stop_signal_when_it_listens(
             lambda: len(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()) == 2
         )
         parent.send_signal(signal.SIGTERM)
-        assert parent.wait(timeout=20) == 75
+        assert parent.wait(timeout=60) == 75
     finally:
         parent.kill()
 
@@ -278,7 +278,7 @@ def test_a_rank_asked_alone_stops_the_job_with_75_and_one_that_then_hangs_is_kil
 ) -> None:
     parent = parent_of("rank_1_hangs_after_it", stop_grace_s=0.5)
     os.kill(child_pids(tmp_path)[0], signal.SIGTERM)
-    assert parent.wait(timeout=20) == 75
+    assert parent.wait(timeout=60) == 75
     assert not any(alive(pid) for pid in child_pids(tmp_path))
 
 
@@ -287,7 +287,7 @@ def test_a_rank_that_fails_while_it_should_stop_gives_the_job_its_code(
 ) -> None:
     parent = parent_of("rank_1_fails_after_it")
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(timeout=20) == 3
+    assert parent.wait(timeout=60) == 3
 
 
 def test_a_second_stop_signal_kills_but_for_the_same_request_heard_twice(
@@ -300,7 +300,7 @@ def test_a_second_stop_signal_kills_but_for_the_same_request_heard_twice(
     time.sleep(1.3)
     assert parent.poll() is None and all(alive(pid) for pid in child_pids(tmp_path))
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(timeout=20) == 143
+    assert parent.wait(timeout=60) == 143
     assert not any(alive(pid) for pid in child_pids(tmp_path))
 
 
@@ -309,7 +309,7 @@ def test_ranks_that_do_not_end_after_ctrl_c_are_killed_when_their_time_is_up(
 ) -> None:
     parent = parent_of("ignores_it", stop_grace_s=0.5)
     parent.send_signal(signal.SIGINT)
-    assert parent.wait(timeout=20) == 130
+    assert parent.wait(timeout=60) == 130
     assert not any(alive(pid) for pid in child_pids(tmp_path))
 
 
@@ -321,7 +321,7 @@ def test_a_second_ctrl_c_kills_at_once(
     time.sleep(0.5)
     assert parent.poll() is None and all(alive(pid) for pid in child_pids(tmp_path))
     parent.send_signal(signal.SIGINT)
-    assert parent.wait(timeout=20) == 130
+    assert parent.wait(timeout=60) == 130
     assert not any(alive(pid) for pid in child_pids(tmp_path))
 
 
@@ -332,7 +332,7 @@ def test_ranks_do_not_outlive_a_parent_that_is_killed(
     parent = parent_of("ignores_it")
     parent.kill()
     parent.wait()
-    wait_until(lambda: not any(alive(pid) for pid in child_pids(tmp_path)), seconds=5)
+    wait_until(lambda: not any(alive(pid) for pid in child_pids(tmp_path)), seconds=30)
 
 
 def test_rank_0_writes_to_the_terminal_itself(child: str, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_rank_0_writes_to_the_terminal_itself(child: str, tmp_path: Path) -> Non
     os.close(theirs)
     with os.fdopen(ours, "rb") as terminal:
         assert terminal.readline().decode().split() == ["terminal", "True", "True", "False"]
-        assert parent.wait(timeout=20) == 0
+        assert parent.wait(timeout=60) == 0
     assert (tmp_path / "rank-1.log").read_text().split() == ["terminal", "False", "False", "False"]
 
 

@@ -124,27 +124,30 @@ def test_rank_0_stays_until_the_others_have_read_why_it_failed() -> None:
 def test_a_silent_rank_0_is_given_up_after_the_patience() -> None:
     leads = new_leads(2, heartbeat_s=1000.0, patience_s=0.5)
     start = time.monotonic()
-    ended = [0.0, 0.0]
+    waited = [0.0]
+    given_up = threading.Event()
 
-    def body(lead: Lead) -> None:
+    def body(lead: Lead) -> bool | None:
         try:
-            lead.alone(lambda: time.sleep(2.0), "rollouts of stage 1")
+            return lead.alone(lambda: given_up.wait(60.0), "rollouts of stage 1")
         finally:
-            ended[lead.rank] = time.monotonic() - start
+            if lead.rank:
+                waited[0] = time.monotonic() - start
+                given_up.set()
 
-    _, error = on_ranks(leads, body)
+    in_time, error = on_ranks(leads, body)
     assert isinstance(error, LeadFailed)
     assert "rank 0 has shown no sign of life" in str(error) and "rollouts of stage 1" in str(error)
-    assert 0.5 <= ended[1] < 1.9
+    assert in_time is True and waited[0] >= 0.5
 
 
 def test_a_rank_0_that_comes_late_is_waited_for_longer_but_not_for_ever() -> None:
     def body(lead: Lead) -> Any:
         if lead.rank == 0:
-            time.sleep(1.0)
+            time.sleep(2.0)
         return lead.alone(lambda: "here", "work")
 
-    assert on_ranks(new_leads(2, patience_s=0.2, begin_patience_s=30.0), body) == ["here", None]
+    assert on_ranks(new_leads(2, patience_s=1.5, begin_patience_s=60.0), body) == ["here", None]
     _, error = on_ranks(new_leads(2, patience_s=30.0, begin_patience_s=0.3), body)
     assert isinstance(error, LeadFailed) and "not come to it" in str(error)
 
@@ -157,7 +160,7 @@ def test_a_rank_0_that_has_gone_with_its_store_is_named() -> None:
         time.sleep(0.3)
         del server  # as when rank 0's process ends
         with pytest.raises(LeadFailed, match="rank 0 is gone"):
-            waiting.result(timeout=20)
+            waiting.result(timeout=60)
 
 
 def test_calls_do_not_mix_when_rank_0_runs_ahead() -> None:

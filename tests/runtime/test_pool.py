@@ -191,7 +191,7 @@ def test_ranks_left_waiting_by_one_that_raised_are_ended_after_the_grace(fragile
     start = time.monotonic()
     with pytest.raises(PoolError, match="zero went away") as caught:
         fragile_pool.run(rank_0_raises_while_others_wait, 2, timeout=60.0)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50
     assert caught.value.states == ["failed", "hung"]
     rank_1 = str(caught.value).split("--- rank 1")[1]
     assert "in rank_0_raises_while_others_wait" in rank_1, "it does not say where rank 1 hung"
@@ -202,7 +202,7 @@ def test_a_hang_is_ended_at_the_limit_and_the_pool_works_again(fragile_pool: Poo
     start = time.monotonic()
     with pytest.raises(PoolError, match="not done after 3 s") as caught:
         fragile_pool.run(rank_1_sleeps, 2, 120.0, timeout=3.0)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50
     assert caught.value.states == ["finished", "hung"]
     new = [pid for pid, _ in fragile_pool.run(ids_and_random, 2)]
     assert not set(old) & set(new)
@@ -253,7 +253,7 @@ def test_workers_die_with_the_test_process_even_inside_a_job(tmp_path: Path) -> 
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(worker)

@@ -164,7 +164,7 @@ def test_a_cancelled_job_whose_ranks_stopped_with_all_saved_is_not_queued_again(
     slurm: Cluster, stopping: Path
 ) -> None:
     """As the one with real ranks above, with ranks that need no time to save."""
-    # TERM is heard wherever it comes after "begun": `sleep 60 & wait` would miss one that comes before `wait`.
+    # Heard wherever it comes after "begun": `sleep 60 & wait` would miss one that comes before `wait`.
     until_term = "trap 'told=1' TERM; echo begun; until [ -n \"$told\" ]; do sleep 0.1; done"
     job = slurm.sbatch("job.sbatch", cwd=stopping, env={"STEP": "7", "BEFORE": until_term})
     slurm.wait_for(lambda: "begun" in log_of(stopping), "the step")
