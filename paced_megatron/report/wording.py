@@ -213,8 +213,7 @@ def weights_caption(content: Mapping[str, Any]) -> str:
     return (
         _mean_of_weights({record["normalize"] for record in content["weights"]})
         + " Together they are as noisy as so many of equal weight as the last column says ((sum w)² / sum "
-        "w²)."
-        + (" Means over seeds." if len(content["seeds"]) > 1 else "")
+        "w²)." + (" Means over seeds." if len(content["seeds"]) > 1 else "")
     )
 
 
