@@ -17,7 +17,7 @@ A run's folder, all of it readable without this project's code:
     stage-N/
       attempts.jsonl    K attempts at every training problem by the student that the stage starts from
       pass_rates.jsonl  a line per training problem: problem_id, correct, attempts, pass_rate, on_frontier,
-                        kept, weight (0 where not kept; mean 1 over those that are)
+                        kept, weight (0 where not kept; mean 1 as pacing.normalize says)
       responses.jsonl   the teacher's text (not where the stage's text is rollouts)
       rollouts/step-0000003.jsonl
                         an on-policy stage's attempts, made before step 3 with the weights of that moment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+ROUNDING = 1e-12  # differences of shares that are equal on paper are so but for this part of themselves
 NORMAL_QUANTILE = 1.959964  # the 97.5 % quantile of the normal distribution
 # That of Student's t with 1, 2, ... degrees of freedom.
 _T = (
@@ -53,10 +54,11 @@ def deviation(values: Sequence[float]) -> float | None:
 def interval(differences: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of the mean of paired differences, mean -+ t s / sqrt(n) with n-1 degrees of freedom.
 
-    None for fewer than two differences. Differences that are all equal give an interval of no width.
+    None for fewer than two differences, and for differences that are all equal to within rounding: an
+    interval of no width would claim certainty.
     """
     spread = deviation(differences)
-    if spread is None:
+    if spread is None or spread <= ROUNDING * max(map(abs, differences)):
         return None
     half = t_quantile(len(differences) - 1) * spread / math.sqrt(len(differences))
     middle = mean(differences)

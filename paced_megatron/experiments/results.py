@@ -61,7 +61,8 @@ class Difference:
     Attributes:
         by_seed: the difference in each seed that both have.
         low, high: 95 % interval of the mean, by Student's t: over seeds where both have at least two, else
-            over the problems of the one seed. None where there is only one problem.
+            over the problems of the one seed. None where there is only one problem, or all differ
+            by the same.
         over: "seeds" or "problems".
     """
 

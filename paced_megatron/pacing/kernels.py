@@ -36,6 +36,12 @@ class Gaussian:
     def __call__(self, p: float) -> float:
         return math.exp(-0.5 * ((p - self.mean) / self.std) ** 2)
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """A standard deviation apart, as far as it is above e^-32: a quadrature with wider panels may step
+        over a narrow peak."""
+        return tuple(self.mean + at * self.std for at in range(-8, 9))
+
 
 @dataclass(frozen=True)
 class Band:

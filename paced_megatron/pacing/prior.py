@@ -112,7 +112,7 @@ def quadrature(kernel: Kernel, a: float, b: float) -> float:
 
 def _panels(a: float, b: float, breaks: Sequence[float]) -> Floats:
     """Edges of panels that hold all but e^-40 of the density, none wider than 1 or its deviation; some lie
-    where the kernel jumps, since no panel may step over that."""
+    at the kernel's `breaks`: a jump, or the sides of a peak, that no panel may step over."""
     centre, width = math.log(a / b), min(1.0, math.sqrt(1 / a + 1 / b))
     low, high = min(0.0, centre) - 40 / a - 5, max(0.0, centre) + 40 / b + 5
     jumps = sorted(x for x in (math.log(p / (1 - p)) for p in breaks if 0 < p < 1) if low < x < high)

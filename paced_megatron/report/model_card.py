@@ -202,11 +202,14 @@ def _accuracies(rows: Sequence[EvaluationRow], stage: int, step: int | None) -> 
 
 
 def _accuracy(row: EvaluationRow | None) -> str:
-    """In %, with mean -+ t SE over the row's problems, as the report has it."""
+    """In %, with mean -+ t SE over the row's problems (the report's interval is a bootstrap of its attempts).
+
+    No interval where all problems are alike, as everywhere: one of no width would claim certainty.
+    """
     if row is None:
         return "–"
     value = f"{100 * row.accuracy:.1f} %"
-    if row.problems < 2:
+    if row.problems < 2 or row.standard_error < 1e-12:  # rounding of the mean aside
         return value
     half = t_quantile(row.problems - 1) * row.standard_error
     low, high = max(0.0, row.accuracy - half), min(1.0, row.accuracy + half)

@@ -19,13 +19,15 @@ def stage_weights(arm: str, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """A record for each stage, its numbers means over the arm's runs; null where nothing is kept.
 
     `never`, `always`: problems of which no attempt, or each, was correct; `kept` are trained on; `ess` of
-    equal weight would be as noisy as the kept ones. The rest are the kept problems' weights, whose mean is 1.
+    equal weight would be as noisy as the kept ones. The rest are the kept problems' weights; `normalize` is
+    the arm's, what they have the mean 1 over (`pacing.normalize`).
     """
     found = []
     for number in range(len(runs[0].stages)):
         numbers = [_numbers(run.stages[number]) for run in runs]
         means = {key: mean([each[key] for each in numbers]) for key in numbers[0]}
-        found.append({"arm": arm, "stage": number + 1, **means})
+        normalize = runs[0].config.pacing.normalize
+        found.append({"arm": arm, "stage": number + 1, **means, "normalize": normalize})
     return found
 
 

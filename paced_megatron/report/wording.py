@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from paced_megatron.experiments.table import MEASURE_NAMES, STRATUM_NAMES
@@ -211,10 +211,20 @@ def outcomes_caption(content: Mapping[str, Any]) -> str:
 def weights_caption(content: Mapping[str, Any]) -> str:
     """What the columns of the table of weights are."""
     return (
-        "The kept problems' weights have the mean 1. Together they are as noisy as so many of equal weight "
-        "as the last column says ((sum w)² / sum w²)."
-        + (" Means over seeds." if len(content["seeds"]) > 1 else "")
+        _mean_of_weights({record["normalize"] for record in content["weights"]})
+        + " Together they are as noisy as so many of equal weight as the last column says ((sum w)² / sum "
+        "w²)." + (" Means over seeds." if len(content["seeds"]) > 1 else "")
     )
+
+
+def _mean_of_weights(normalize: Collection[str]) -> str:
+    """What the weights have the mean 1 over, by the arms' `pacing.normalize`."""
+    over_all = "over all training problems, those that are left out counting 0"
+    if set(normalize) == {"kept"}:
+        return "The kept problems' weights have the mean 1."
+    if set(normalize) == {"all"}:
+        return f"The weights have the mean 1 {over_all}."
+    return f"The kept problems' weights have the mean 1; where pacing.normalize is all, {over_all}."
 
 
 def forgetting_caption(content: Mapping[str, Any]) -> str:

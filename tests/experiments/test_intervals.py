@@ -20,6 +20,11 @@ def test_one_difference_has_no_spread_and_no_interval() -> None:
     assert interval([0.5]) is None
 
 
+@pytest.mark.parametrize("differences", [[0.25, 0.25], [0.0, 0.0, 0.0], [0.48 - 0.33, 0.52 - 0.37]])
+def test_differences_that_are_all_equal_give_no_interval(differences: list[float]) -> None:
+    assert interval(differences) is None
+
+
 # From a table of Student's t, 97.5 %.
 @pytest.mark.parametrize(
     ("degrees", "quantile"), [(1, 12.706), (2, 4.303), (15, 2.131), (16, 2.120), (30, 2.042), (399, 1.966)]

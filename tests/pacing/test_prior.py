@@ -69,6 +69,21 @@ def test_the_posterior_mean_of_a_gaussian_kernel_is_the_error_function_for_a_uni
     assert posterior_mean(Gaussian(mean, std), 1, 1) == pytest.approx(by_hand, rel=1e-12)
 
 
+@pytest.mark.parametrize("std", [0.05, 0.01, 0.001, 1e-6])
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (2.0, 3.0), (4.0, 4.0)])
+def test_the_posterior_mean_of_a_narrow_gaussian_kernel_does_not_miss_its_peak(
+    a: float, b: float, std: float
+) -> None:
+    # In z = (p - mean) / std the density is a polynomial of degree 6 at most, for which these nodes are
+    # exact; what lies beyond 0 and 1 is less than 1e-20 of it.
+    mean = 0.5
+    z, weights = np.polynomial.hermite_e.hermegauss(8)
+    p = mean + std * z
+    area = math.exp(math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+    by_hand = std * float((weights * p ** (a - 1) * (1 - p) ** (b - 1)).sum()) / area
+    assert posterior_mean(Gaussian(mean, std), a, b) == pytest.approx(by_hand, rel=1e-9)
+
+
 def test_the_posterior_mean_of_one_is_one() -> None:
     assert posterior_mean(uniform, 0.3, 7) == 1.0
     assert posterior_mean(Beta(0.0, 0.0), 0.3, 7) == 1.0

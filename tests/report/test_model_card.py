@@ -91,6 +91,19 @@ def test_people_read_the_numbers_with_their_intervals(card: str) -> None:
     assert "- commit: c0ffee" in card and "- torch: 9.9" in card
 
 
+@pytest.mark.parametrize("correct, share", [(2, "100.0"), (0, "0.0")])
+def test_problems_that_are_all_alike_give_a_number_without_an_interval(
+    tmp_path: Path, correct: int, share: str
+) -> None:
+    alike = dict.fromkeys(("e1", "e2", "h1", "h2"), correct)
+    run = write_run(tmp_path / "run", held_out=(alike, alike))
+    rows = [replace(row, standard_error=0.0) for row in read_rows(run / "evaluation.json")]
+    card = model_card(
+        configuration(run), 1, data=[], last_step=rows[-1].step, rows=rows, forgetting={}, environment={}
+    )
+    assert f"| test | sampled | 2 | 4 | {share} % | {share} % |" in card
+
+
 def test_the_recipe_in_it_is_the_runs_own_and_no_path_of_this_machine_is(tmp_path: Path) -> None:
     home = tmp_path / "secret"
     problems = {"train": "train.jsonl", "test": "test.jsonl", "prompts": {"system_prompt": "/no_think"}}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hand_made_runs import write_stages
+from hand_made_runs import config_dict, write_run, write_stages
 from paced_megatron.report import write_report
 from paced_megatron.report.write import read_content
 
@@ -49,6 +50,17 @@ def test_each_stage_has_its_weights_in_the_table_and_the_files(tmp_path: Path):
     assert float(two["ess"]) == pytest.approx(0.625**2 / (2 * 0.1875**2 + 0.25**2))
     assert "before, before stage 2, after" in html
     assert html.count("before stage 2</tspan>") + html.count(">before stage 2</text>") == 2  # wide and narrow
+
+
+@pytest.mark.parametrize("normalize, said", [("kept", "The kept problems' weights"), ("all", "The weights")])
+def test_the_page_says_over_which_problems_the_weights_have_the_mean_1(tmp_path: Path, normalize, said):
+    # k of 4 is 0, 1, 2, 4, 1: of five problems three are kept, p(1-p) = 3/16, 4/16, 3/16.
+    problems = {"kept": 3, "all": 5}[normalize]
+    weights = {name: raw * problems / 10 for name, raw in {"b": 3, "c": 4, "e": 3}.items()}
+    config = config_dict(tmp_path / "run") | {"pacing": {"normalize": normalize, "estimator": "plugin"}}
+    html = write_report(write_run(tmp_path / "run", weights=weights, config=config)).read_text()
+    assert unescape(html).count(f"{said} have the mean 1") == 1
+    assert ("those that are left out counting 0" in html) == (normalize == "all")
 
 
 def test_a_run_of_two_stages_without_rates_after_ends_before_the_second(tmp_path: Path):

@@ -41,7 +41,10 @@ def test_the_entropys_largest_two_hundredths_count_alike():
     assert set(found[found > 0].tolist()) == {25.0}
 
 
-@pytest.mark.parametrize("length, kept, count", [(5, 0.5, 2), (1, 0.5, 1), (3, 0.2, 1), (4, 1.0, 4)])
+@pytest.mark.parametrize(
+    "length, kept, count",
+    [(5, 0.5, 2), (1, 0.5, 1), (3, 0.2, 1), (4, 1.0, 4), (90, 0.7, 63), (100, 0.29, 29)],
+)
 def test_a_texts_mean_is_over_the_floor_of_its_share_and_at_least_one_token(length, kept, count):
     generator = torch.Generator().manual_seed(3)
     numbers = torch.rand(2, length, generator=generator, dtype=torch.float64).tolist()
