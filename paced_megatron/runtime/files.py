@@ -26,6 +26,9 @@ NOT_WRITABLE = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "the quota is used up: make room",
     errno.EROFS: "the file system is read-only: make it writable",
+    errno.EACCES: "permission is denied: allow it",
+    errno.EPERM: "the system does not permit it: allow it",
+    errno.ENAMETOOLONG: "the name is too long: shorten it",
 }
 LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{8}$")
 
@@ -51,8 +54,22 @@ def cannot_write(error: BaseException, path: Path | None = None) -> UserError | 
     )
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; nothing happens where it is there.
+
+    Raises:
+        UserError: it can't be made there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(error, path) or UserError(
+            f"{path}: can't be made ({error.strerror}); choose another place for it"
+        ) from error
+
+
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Raise UserError where the block fails because the disk is full or may not be written."""
     try:
         yield
@@ -68,7 +85,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         UserError: the disk is full, or may not be written.
     """
-    with _told(path):
+    with writing(path):
         _write_atomically(path, content)
 
 
@@ -89,7 +106,7 @@ def _write_atomically(path: Path, content: str | bytes) -> None:
 def copy_atomically(source: Path, path: Path) -> None:
     """Let `path` be a copy of the file `source`, whole or not at all. Raises UserError as above."""
     temporary = _temporary(path)
-    with _told(path):
+    with writing(path):
         try:
             shutil.copyfile(source, temporary)
             _fsync(temporary, os.O_RDONLY)
@@ -115,7 +132,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not replace:
         raise FileExistsError(f"{path} is there already")
-    with _told(path), _atomic_folder(path, replace) as temporary:
+    with writing(path), _atomic_folder(path, replace) as temporary:
         yield temporary
 
 
@@ -179,7 +196,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     lines = list(lines)
     if any("\n" in line for line in lines):
         raise ValueError(f"{path}: a line with a newline in it would be two")
-    with _told(path):
+    with writing(path):
         _append_lines(path, lines)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paced_megatron.errors import UserError
+from paced_megatron.runtime.files import make_folder, writing
 
 
 @contextmanager
@@ -20,11 +21,12 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     and the file stays. It tells who holds it: process id and host.
 
     Raises:
-        UserError: another process holds it; or the file system knows no locks.
+        UserError: another process holds it; the file system knows no locks; or nothing can be written there.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     path = run_dir / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with writing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
