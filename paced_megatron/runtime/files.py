@@ -69,7 +69,7 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def _told(path: Path) -> Iterator[None]:
     """Raise UserError where the block fails because the disk is full or may not be written."""
     try:
         yield
@@ -85,7 +85,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         UserError: the disk is full, or may not be written.
     """
-    with writing(path):
+    with _told(path):
         _write_atomically(path, content)
 
 
@@ -106,7 +106,7 @@ def _write_atomically(path: Path, content: str | bytes) -> None:
 def copy_atomically(source: Path, path: Path) -> None:
     """Let `path` be a copy of the file `source`, whole or not at all. Raises UserError as above."""
     temporary = _temporary(path)
-    with writing(path):
+    with _told(path):
         try:
             shutil.copyfile(source, temporary)
             _fsync(temporary, os.O_RDONLY)
@@ -132,7 +132,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not replace:
         raise FileExistsError(f"{path} is there already")
-    with writing(path), _atomic_folder(path, replace) as temporary:
+    with _told(path), _atomic_folder(path, replace) as temporary:
         yield temporary
 
 
@@ -196,7 +196,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     lines = list(lines)
     if any("\n" in line for line in lines):
         raise ValueError(f"{path}: a line with a newline in it would be two")
-    with writing(path):
+    with _told(path):
         _append_lines(path, lines)
 
 

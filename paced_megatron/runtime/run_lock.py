@@ -10,23 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paced_megatron.errors import UserError
-from paced_megatron.runtime.files import make_folder, writing
 
 
 @contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path, elsewhere: str = "choose another run_dir") -> Iterator[None]:
     """Hold RUN_DIR/.lock, making the folder if need be. For rank 0, around everything that writes there.
 
     The lock is the kernel's (flock), not the file's being there: it ends with the process, however that ends,
-    and the file stays. It tells who holds it: process id and host.
+    and the file stays. It tells who holds it: process id and host. `elsewhere`: what to do where
+    nothing can be written there.
 
     Raises:
         UserError: another process holds it; the file system knows no locks; or nothing can be written there.
     """
-    make_folder(run_dir)
     path = run_dir / ".lock"
-    with writing(path):
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"{run_dir}: can't be written ({error.strerror}); {elsewhere}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_one_line(tmp_path: Path, mon
     with pytest.raises(UserError) as caught, run_lock(tmp_path / "file" / "run"):
         pass
     assert str(caught.value) == (
-        f"{tmp_path / 'file' / 'run'}: can't be made (Not a directory); choose another place for it"
+        f"{tmp_path / 'file' / 'run'}: can't be written (Not a directory); choose another run_dir"
     )
 
     # A stand-in: root, who runs the tests in CI, may write everywhere.
@@ -75,6 +75,6 @@ def test_a_folder_that_cannot_be_made_or_written_is_one_line(tmp_path: Path, mon
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(os, "open", denied)
-    with pytest.raises(UserError) as caught, run_lock(tmp_path):
+    with pytest.raises(UserError) as caught, run_lock(tmp_path, "name --out"):
         pass
-    assert str(caught.value).startswith(f"{tmp_path / '.lock'}: permission is denied: allow it")
+    assert str(caught.value) == f"{tmp_path}: can't be written (Permission denied); name --out"
