@@ -48,7 +48,7 @@ saved (start the same command again), 130 interrupted.
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(argv)
+    options = _parsed(argv)
     # On import Megatron warns of each CUDA extension that is not there. It works without; nobody can act.
     warnings.filterwarnings("ignore", module=r"megatron\.")
     shows_errors = _rank() == "0"
@@ -73,6 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if shows_errors:
             print(f"paced: {stopped}", file=sys.stderr)
         return STOPPED
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; `key=value`, and a folder of `paced evaluate`, may stand behind an option too. argparse
+    takes a list of arguments in one piece, and would refuse the last word of `compare FILE --seeds 1 a=b`."""
+    parser = _parser()
+    options, left = parser.parse_known_args(argv)
+    if left:
+        more = "targets" if hasattr(options, "targets") else "overrides"
+        takes_all = more == "targets" or all("=" in word for word in left)
+        if not hasattr(options, more) or not takes_all or any(word.startswith("-") for word in left):
+            parser.error(f"unrecognized arguments: {' '.join(left)}")
+        setattr(options, more, [*getattr(options, more), *left])
+    return options
 
 
 def _rank() -> str:

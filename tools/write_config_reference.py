@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from paced_megatron.config import Config, Key, Source
-from paced_megatron.config.check import is_required, key_of
+from paced_megatron.config.check import is_required, key_of, show_number
 from paced_megatron.config.rules import RULES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
@@ -120,7 +120,7 @@ def show_type(hint: Any) -> str:
 
 def show_range(about: Key) -> str:
     signs = [(about.at_least, "≥"), (about.above, ">"), (about.at_most, "≤"), (about.below, "<")]
-    bounds = [f"{sign} {bound:g}" for bound, sign in signs if bound is not None]
+    bounds = [f"{sign} {show_number(bound)}" for bound, sign in signs if bound is not None]
     if about.off is not None:
         bounds.append(f"or {about.off:g}")
     return f", {', '.join(bounds)}" if bounds else ""

@@ -80,11 +80,17 @@ def add(verbs: Any) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("names with commas between, at least one")
+    return names
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(name) for name in _names(text)]
+    try:
+        return [int(name) for name in _names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers with commas between, as 1,2") from None
 
 
 def run(options: argparse.Namespace, argv: Sequence[str]) -> int:

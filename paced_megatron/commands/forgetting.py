@@ -126,12 +126,7 @@ def _claim(folder: Path, held: ExitStack) -> None:
     """The folder for this process alone."""
     from paced_megatron.runtime.run_lock import run_lock
 
-    try:
-        held.enter_context(run_lock(folder))
-    except OSError as error:
-        raise UserError(
-            f"{folder}: can't be written ({error.strerror}); name a place for the results in --out"
-        ) from None
+    held.enter_context(run_lock(folder, "name a place for the results in --out"))
 
 
 def _asked(options: argparse.Namespace) -> Asked:

@@ -33,7 +33,10 @@ PHASE_USAGES: dict[str, Usage] = {
                 f"paced rollout {RECIPE}",
                 "every stage; what is complete is left as it is",
             ),
-            (f"paced rollout {RECIPE} rollout.attempts=16 --stage 1", "only the first, with 16 attempts"),
+            (
+                f"paced rollout {RECIPE} rollout.attempts=16 run_dir=runs/16-attempts --stage 1",
+                "only the first, with 16 attempts: another run, and so another folder",
+            ),
         ),
     ),
     "weigh": Usage(
@@ -48,8 +51,10 @@ PHASE_USAGES: dict[str, Usage] = {
         reads="CONFIG, stage-N/pass_rates.jsonl, the teacher or its servers",
         writes="stage-N/responses.jsonl",
         examples=(
-            (f"paced respond {RECIPE} --stage 1", "problems that are kept"),
-            (f"paced respond {RECIPE} rollout.respond_to=all --stage 1", "all problems"),
+            (
+                f"paced respond {RECIPE} --stage 1",
+                "all problems, since its rollout.respond_to is `all`; by default those that are kept",
+            ),
         ),
     ),
     "evaluate-before": Usage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,16 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from paced_megatron.plan.plan import make_plan
     from paced_megatron.plan.table import print_plan
 
-    response_tokens = options.response_tokens or config.rollout.max_new_tokens
+    response_tokens = options.response_tokens
+    if response_tokens is None:
+        response_tokens = config.rollout.max_new_tokens
     for name, value in (
         ("--prompt-tokens", options.prompt_tokens),
         ("--response-tokens", response_tokens),
         ("--memory-gb", options.memory_gb),
     ):
-        if value is not None and value <= 0:
-            raise UserError(f"{name} {value:g}: must be above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name} {value:g}: must be above 0, and finite")
     limit = None if options.memory_gb is None else options.memory_gb * 2**30
     if options.gpu is not None:
         limit = memory_of(options.gpu)

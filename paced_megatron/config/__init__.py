@@ -45,11 +45,16 @@ __all__ = [
 ]
 
 
+LARGEST_SEED = 2**32 - 1  # NumPy's own bound; torch ends at 2**63, with a traceback
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A run: its seed, its folder, and a section for everything else."""
 
-    seed: Annotated[int, Key("every random choice of the run follows from it", at_least=0)] = 1234
+    seed: Annotated[
+        int, Key("every random choice of the run follows from it", at_least=0, at_most=LARGEST_SEED)
+    ] = 1234
     run_dir: Annotated[Path, Key("the run's folder; made if absent, continued if it holds the same run")]
     problems: ProblemsConfig
     student: ModelPathConfig

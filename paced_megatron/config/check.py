@@ -55,7 +55,8 @@ def _section(node: Node, name: str, cls: type[T]) -> T:
     hints = get_type_hints(cls, include_extras=True)
     for key, child in entries.items():
         if key not in hints:
-            raise UserError(f"{child.where}: unknown key {_join(name, key)}; {_suggestion(name, key, hints)}")
+            remedy = _other_file(cls, key) or _suggestion(name, key, hints)
+            raise UserError(f"{child.where}: unknown key {_join(name, key)}; {remedy}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name not in entries and is_required(field):
             about = key_of(hints[field.name])
@@ -76,6 +77,16 @@ def key_of(hint: Any) -> Key | None:
 
 def _join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
+
+
+def _other_file(cls: type, key: str) -> str | None:
+    """Where a run's file was taken for an experiment's, or the other way round."""
+    if cls is Config and key in ("base", "arms"):
+        return "this is an experiment's file: `paced compare` takes it"
+    ours = get_type_hints(cls)
+    if "arms" in ours and key in get_type_hints(Config) and not difflib.get_close_matches(key, ours):
+        return "this is a run's file: `paced run` takes it, or an experiment's `base:`"
+    return None
 
 
 def _suggestion(name: str, key: str, siblings: Collection[str]) -> str:
@@ -138,9 +149,14 @@ def _check_bounds(node: Node, name: str, value: float, about: Key) -> None:
     ]
     if value == about.off or all(bound is None or holds(bound) for bound, holds, _ in checks):
         return
-    limits = " and ".join(f"{words} {bound:g}" for bound, _, words in checks if bound is not None)
+    limits = " and ".join(f"{words} {show_number(bound)}" for bound, _, words in checks if bound is not None)
     off = f", or {about.off:g} for off" if about.off is not None else ""
     raise UserError(f"{node.where}: {name} must be {limits}{off}, not {node.describe()}")
+
+
+def show_number(value: float) -> str:
+    """A bound in words: 4294967295, where `:g` would say 4.29497e+09."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _wrong(node: Node, name: str, wanted: str, remedy: str = "") -> UserError:
@@ -186,7 +202,7 @@ def _str(node: Node, name: str, hint: Any) -> str:
 
 def _path(node: Node, name: str, hint: Any) -> Path:
     text = _str(node, name, hint)
-    if not text:
+    if not text or "\0" in text:
         raise _wrong(node, name, "a path")
     base = Path.cwd() if name in FROM_CURRENT_DIRECTORY else node.folder
     path = Path(os.path.abspath(base / Path(text).expanduser()))

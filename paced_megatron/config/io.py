@@ -39,6 +39,8 @@ def read_tree(path: Path) -> Node:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the run's YAML file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; give the run's YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a YAML file ({error})") from None
     return read_yaml(text, str(path), folder=path.absolute().parent)
@@ -55,7 +57,7 @@ def recorded_config(path: Path) -> Config:
     """The configuration that a run has written into its folder. Raises UserError where it is not one."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         shown = " ".join(str(error).split())
         raise UserError(f"{path}: not a run's configuration ({shown})") from None
     return config_from_dict(data if isinstance(data, dict) else {}, where=str(path))

@@ -12,7 +12,6 @@ from paced_megatron.config.pacing_rules import PACING_RULES
 from paced_megatron.config.rollout_rules import ROLLOUT_RULES
 from paced_megatron.config.teacher_rules import TEACHER_RULES
 from paced_megatron.config.text_rules import TEXT_RULES
-from paced_megatron.divergence import check_kernels, check_parameter
 
 
 def _some_stages(config: Config) -> str | None:
@@ -128,6 +127,8 @@ def _forgetting_has_tasks(config: Config) -> str | None:
 
 
 def _parameters_fit(config: Config) -> str | None:
+    from paced_megatron.divergence import check_parameter  # late: `--help` needn't wait for torch
+
     for number, stage in enumerate(config.stages):
         try:
             check_parameter(stage.divergence, stage.divergence_parameter)
@@ -138,6 +139,8 @@ def _parameters_fit(config: Config) -> str | None:
 
 
 def _kernels_can_be(config: Config) -> str | None:
+    from paced_megatron.divergence import check_kernels  # late, as above
+
     for number, stage in enumerate(config.stages):
         try:
             check_kernels(config.training.loss_kernels, stage.divergence)

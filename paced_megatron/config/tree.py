@@ -78,6 +78,8 @@ def read_yaml(text: str, name: str, folder: Path) -> Node:
         raise UserError(f"{name}{line}: not valid YAML: {what}") from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{name}: not valid YAML: brackets or sections lie too deep in each other") from None
 
 
 def _line(node: yaml.Node, name: str) -> str:
@@ -126,7 +128,12 @@ def _convert(
         return Node(children, where, folder)
     if isinstance(node, SequenceNode):
         return Node([_convert(item, loader, name, folder, above) for item in node.value], where, folder)
-    value = loader.construct_object(node)
+    try:
+        value = loader.construct_object(node)
+    except (ValueError, LookupError, AttributeError) as error:  # 2026-13-41, which looks like a date
+        raise UserError(
+            f"{where}: {node.value[:40]!r} cannot be read ({error}); put it in quotes if it is text"
+        ) from None
     return Node(value, where, folder, quoted=isinstance(node, ScalarNode) and node.style is not None)
 
 
@@ -138,7 +145,7 @@ def apply_override(tree: Node, override: str) -> Node:
     """
     dotted, equals, text = override.partition("=")
     dotted = dotted.strip()
-    if not equals or not dotted:
+    if not equals or not all(dotted.split(".")):
         raise UserError(f"override {override}: must be key=value, e.g. training.lr=1e-5")
     where = f"override {override}"
     try:

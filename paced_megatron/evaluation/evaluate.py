@@ -10,7 +10,6 @@ from itertools import groupby
 
 from rich.console import Console
 
-from paced_megatron.errors import UserError
 from paced_megatron.evaluation.measurement import RESULT, Measurement, numbers
 from paced_megatron.evaluation.task import Task
 from paced_megatron.problems.verify import Verifier
@@ -63,12 +62,7 @@ class Verifiers:
 
 def _claim(task: Task, held: ExitStack) -> None:
     """The task's folder, with its settings in it, for this process alone."""
-    try:
-        held.enter_context(run_lock(task.folder))
-    except OSError as error:
-        raise UserError(
-            f"{task.folder}: can't be written ({error.strerror}); name a place for the results in --out"
-        ) from None
+    held.enter_context(run_lock(task.folder, "name a place for the results in --out"))
     sweep_leftovers(task.folder)
     settings = task.folder / SETTINGS
     if not settings.exists():

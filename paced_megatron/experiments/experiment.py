@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from paced_megatron.config import Config, Key
+from paced_megatron.config import LARGEST_SEED, Config, Key
 from paced_megatron.config.check import build, build_section
 from paced_megatron.config.io import config_to_dict, diff_configs, read_tree
 from paced_megatron.config.tree import Node, apply_override, replace_key
@@ -162,8 +162,11 @@ def _check_names(tree: Node, file: _File) -> None:
                 f"{arms.value[name].where}: {name!r} can't be an arm's name, which is a folder's too: "
                 f"letters, digits, `_`, `-`, `.`, and not {BEFORE!r}, which is the student before training"
             )
-    if not file.seeds or len(set(file.seeds)) < len(file.seeds) or min(file.seeds) < 0:
-        raise UserError(f"{seeds.where}: seeds must be different whole numbers from 0 on, at least one")
+    seen = set(file.seeds)
+    if not seen or len(seen) < len(file.seeds) or min(seen) < 0 or max(seen) > LARGEST_SEED:
+        raise UserError(
+            f"{seeds.where}: seeds must be different whole numbers from 0 to {LARGEST_SEED}, at least one"
+        )
 
 
 def _base_tree(tree: Node) -> Node:

@@ -77,7 +77,8 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
     if tokenizer.chat_template is None:
         raise UserError(
             f"the tokenizer in {tokenizer.name_or_path} has no chat template; "
-            "set problems.prompts.chat_template to a Jinja file"
+            "set problems.prompts.chat_template to a Jinja file, or put one into the folder, as "
+            "chat_template.jinja (`paced evaluate FOLDER`: or --prompts-of the run)"
         )
     _check_arguments(tokenizer, prompts)
     source = _template_source(prompts)

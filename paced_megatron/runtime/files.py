@@ -26,6 +26,9 @@ NOT_WRITABLE = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "the quota is used up: make room",
     errno.EROFS: "the file system is read-only: make it writable",
+    errno.EACCES: "permission is denied: allow it",
+    errno.EPERM: "the system does not permit it: allow it",
+    errno.ENAMETOOLONG: "the name is too long: shorten it",
 }
 LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{8}$")
 
@@ -49,6 +52,20 @@ def cannot_write(error: BaseException, path: Path | None = None) -> UserError | 
     return UserError(
         f"{where or 'the run'}: {NOT_WRITABLE[cause.errno]} and start the run again, which goes on from here"
     )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; nothing happens where it is there.
+
+    Raises:
+        UserError: it can't be made there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(error, path) or UserError(
+            f"{path}: can't be made ({error.strerror}); choose another place for it"
+        ) from error
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paced_megatron.exit_codes import STOPPED, USER_ERROR
+from paced_megatron.runtime.files import make_folder
 from paced_megatron.runtime.signals import SAME_REQUEST_S, STOP_SIGNALS
 
 STOP_GRACE_S = 20.0  # after Ctrl-C, for a clean end
@@ -75,7 +76,7 @@ def launch(
     with contextlib.ExitStack() as stack:
         if log_dir is None:
             log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paced-")))
-        log_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(log_dir)
         job = _Job([sys.executable, "-m", module, *argv], world_size, log_dir)
         stack.callback(job.kill)
         stack.enter_context(_signals_to(job.signals))

@@ -13,18 +13,22 @@ from paced_megatron.errors import UserError
 
 
 @contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path, elsewhere: str = "choose another run_dir") -> Iterator[None]:
     """Hold RUN_DIR/.lock, making the folder if need be. For rank 0, around everything that writes there.
 
     The lock is the kernel's (flock), not the file's being there: it ends with the process, however that ends,
-    and the file stays. It tells who holds it: process id and host.
+    and the file stays. It tells who holds it: process id and host. `elsewhere`: what to do where
+    nothing can be written there.
 
     Raises:
-        UserError: another process holds it; or the file system knows no locks.
+        UserError: another process holds it; the file system knows no locks; or nothing can be written there.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"{run_dir}: can't be written ({error.strerror}); {elsewhere}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,8 +4,11 @@ example is a command line that the real parser takes."""
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +75,55 @@ def test_each_help_is_shown_with_its_line_breaks(capsys):
             cli.main([*name.split()[1:], "--help"])
         assert ended.value.code == 0
         assert "\nexamples:\n  " in capsys.readouterr().out, name
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ("compare e.yaml --seeds 1,2 run_dir=runs/a", ("overrides", ["run_dir=runs/a"])),
+        ("run r.yaml a=1 --skip-memory-check b=2 c=3", ("overrides", ["a=1", "b=2", "c=3"])),
+        ("doctor r.yaml --json training.lr=1", ("overrides", ["training.lr=1"])),
+        ("evaluate r.yaml --stage 1 run_dir=runs/a", ("targets", ["r.yaml", "run_dir=runs/a"])),
+        ("evaluate models/a --benchmark math500 runs/b", ("targets", ["models/a", "runs/b"])),
+    ],
+)
+def test_keys_and_folders_may_stand_behind_an_option(command, kept):
+    name, words = kept
+    assert getattr(cli._parsed(shlex.split(command)), name) == words
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("run r.yaml --skip-memory-check other.yaml", "other.yaml"),
+        ("run r.yaml --stage 1", "--stage 1"),
+        ("evaluate models/a --benchmarks math500", "--benchmarks math500"),
+        ("report runs/a training.lr=1", "training.lr=1"),
+    ],
+)
+def test_what_no_verb_takes_is_still_refused(command, word, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli._parsed(shlex.split(command))
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {word}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "said"), [("--seeds=a", "'a': numbers with"), ("--arms=,", "names with")])
+def test_a_wrong_list_of_arms_or_seeds_is_told_in_words(option, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli._parsed(["compare", "e.yaml", option])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_and_a_misspelt_key_wait_for_no_torch(tmp_path):
+    (tmp_path / "r.yaml").write_text("run_dirr: a\n")
+    tried = (
+        "import sys; from paced_megatron.cli import main\n"
+        f"assert main(['run', {str(tmp_path / 'r.yaml')!r}]) == 2\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", tried], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr.decode()

@@ -281,6 +281,31 @@ MISTAKES = {
         4,
         "a key must be text; braces in a text need quotes around it",
     ),
+    "a date that is none": (
+        "run_dir: runs/a",
+        "run_dir: runs/a\nseed: 2026-13-41",
+        2,
+        "'2026-13-41' cannot be read (month must be in 1..12); put it in quotes if it is text",
+    ),
+    "a tag whose value is none": (
+        "run_dir: runs/a",
+        "run_dir: runs/a\nseed: !!int many",
+        2,
+        "'many' cannot be read (invalid literal for int() with base 10: 'many'); "
+        "put it in quotes if it is text",
+    ),
+    "brackets without end": (
+        "run_dir: runs/a",
+        f"run_dir: {'[' * 5000}{']' * 5000}",
+        None,
+        "not valid YAML: brackets or sections lie too deep in each other",
+    ),
+    "an experiment's key": (
+        "run_dir: runs/a",
+        "run_dir: runs/a\narms: {paced: {}}",
+        2,
+        "unknown key arms; this is an experiment's file: `paced compare` takes it",
+    ),
 }
 
 
@@ -294,7 +319,9 @@ def test_a_mistake_in_the_file_is_told_with_its_line_and_the_remedy(load, name: 
 
 
 OUT_OF_RANGE = {
-    "seed=-1": "seed must be at least 0, not -1",
+    "seed=-1": "seed must be at least 0 and at most 4294967295, not -1",
+    "seed=4294967296": "seed must be at least 0 and at most 4294967295, not 4294967296",
+    'run_dir="a\\0b"': "run_dir must be a path, not 'a\\x00b'",
     "parallel.tensor_model_parallel_size=0": "parallel.tensor_model_parallel_size must be at least 1, not 0",
     "parallel.data_parallel_size=0": "parallel.data_parallel_size must be at least 1, not 0",
     "rollout.attempts=0": "rollout.attempts must be at least 2, not 0",
@@ -398,7 +425,7 @@ def test_evaluating_in_between_needs_held_out_problems(load) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/nowhere.yaml: no such file; give the run's YAML file$"):
         load_config(tmp_path / "nowhere.yaml")
-    with pytest.raises(UserError, match=r": cannot be read as a YAML file \("):
+    with pytest.raises(UserError, match=r": a folder; give the run's YAML file$"):
         load_config(tmp_path)
 
 
@@ -477,6 +504,9 @@ WRONG_OVERRIDES = {
     "training.lr.peak=3": "training.lr is a single value ('1e-6') and has no key peak",
     "training.lr": "must be key=value, e.g. training.lr=1e-5",
     "=1": "must be key=value, e.g. training.lr=1e-5",
+    "training..lr=1": "must be key=value, e.g. training.lr=1e-5",
+    ".lr=1": "must be key=value, e.g. training.lr=1e-5",
+    "seed=2026-13-41": "seed must be a whole number, not '2026-13-41'",
 }
 
 

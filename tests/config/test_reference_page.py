@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 
+from paced_megatron.claim import _MAY_DIFFER
 from paced_megatron.config import Config
 from paced_megatron.config.check import known_keys
 
@@ -33,3 +36,20 @@ def test_the_reference_page_names_every_key() -> None:
     for key in known_keys(Config):
         title = f"`{key.replace('.0', '[]')}`" if key in sections | {"stages"} else f"| `{key}` |"
         assert title in page, key
+
+
+def test_the_page_on_resuming_names_every_key_that_may_change_and_no_other() -> None:
+    page = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
+    table = page.partition("## What may change between two starts")[2].partition("Everything else")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    patterns = []
+    for row in rows:  # `rollout.urls`, `teacher_urls`: of the same section
+        section = ""
+        for name in re.findall("`([^`]+)`", row):
+            section = name.rpartition(".")[0] if "." in name else section
+            patterns.append(name if "." in name or name == "run_dir" else f"{section}.{name}")
+    may = {key for key in known_keys(Config) if f"{key}.".startswith(tuple(f"{one}." for one in _MAY_DIFFER))}
+    told = {key for key in known_keys(Config) if any(fnmatch(key, pattern) for pattern in patterns)}
+    sections = {"parallel", "logging"}  # named by what is in them
+    below = {key for key in may if key.startswith("rollout.launch.")}  # named by the section
+    assert may - sections - below == told

@@ -129,6 +129,9 @@ def test_without_a_gpu_and_a_limit_there_is_no_verdict(recipe, capsys, monkeypat
         (["parallel.pipeline_model_parallel_size=3"], "num_hidden_layers=28"),
         (["--memory-gb", "0"], "--memory-gb 0: must be above 0"),
         (["--prompt-tokens", "-3"], "--prompt-tokens -3: must be above 0"),
+        (["--response-tokens", "0"], "--response-tokens 0: must be above 0"),
+        (["--memory-gb", "nan"], "--memory-gb nan: must be above 0, and finite"),
+        (["--memory-gb", "inf"], "--memory-gb inf: must be above 0, and finite"),
     ],
 )
 def test_a_mistake_ends_with_2_and_one_line(recipe, capsys, arguments, words):

@@ -144,7 +144,8 @@ def test_a_tokenizer_without_a_chat_template_needs_one_in_the_configuration(byte
     tokenizer.chat_template = None
     assert refusal(tokenizer) == (
         f"the tokenizer in {byte_tokenizer} has no chat template; "
-        "set problems.prompts.chat_template to a Jinja file"
+        "set problems.prompts.chat_template to a Jinja file, or put one into the folder, as "
+        "chat_template.jinja (`paced evaluate FOLDER`: or --prompts-of the run)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from paced_megatron.runtime import files
 from paced_megatron.runtime.files import (
     append_lines,
     atomic_folder,
+    cannot_write,
+    make_folder,
     read_jsonl,
     sweep_leftovers,
     write_atomically,
@@ -188,3 +191,18 @@ def test_a_broken_line_before_the_last_is_named_by_file_and_line(tmp_path: Path,
     path.write_text(f'{{"step": 1}}\n{broken}\n{{"step": 3}}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl:2: not a JSON object"):
         read_jsonl(path)
+
+
+def test_a_denied_write_and_a_folder_that_cannot_be_made_are_told_in_words(tmp_path: Path) -> None:
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/a/config.yaml")
+    assert str(cannot_write(denied)).startswith(
+        "runs/a/config.yaml: permission is denied: allow it and start"
+    )
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UserError, match=r"/file/logs: can't be made \(Not a directory\); choose another place"
+    ):
+        make_folder(tmp_path / "file" / "logs")
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -59,3 +60,21 @@ def test_the_lock_can_be_taken_again_after_the_block_also_after_an_error(tmp_pat
 def test_a_lock_taken_twice_in_one_process_is_refused_too(tmp_path: Path) -> None:
     with run_lock(tmp_path), pytest.raises(UserError, match="is at work in this folder"), run_lock(tmp_path):
         pass
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught, run_lock(tmp_path / "file" / "run"):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'file' / 'run'}: can't be written (Not a directory); choose another run_dir"
+    )
+
+    # A stand-in: root, who runs the tests in CI, may write everywhere.
+    def denied(path: object, *_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(UserError) as caught, run_lock(tmp_path, "name --out"):
+        pass
+    assert str(caught.value) == f"{tmp_path}: can't be written (Permission denied); name --out"

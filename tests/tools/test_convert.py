@@ -325,6 +325,9 @@ def test_a_layout_without_dry_run_and_a_missing_output_are_refused(place, capsys
     assert "does not divide" in refused(
         place, capsys, "to-megatron", "--dry-run", "--tensor-model-parallel-size", "3"
     )
+    assert "have to be 1 or more" in refused(
+        place, capsys, "to-megatron", "--dry-run", "--pipeline-model-parallel-size", "0"
+    )
 
 
 @pytest.fixture
