@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paced_megatron.errors import UserError
-from paced_megatron.models.families import model_shape
+from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.rollout.engine import Completion, Request
 from paced_megatron.rollout.sglang.client import ServerClient, ServerError, jittered
 from paced_megatron.rollout.sglang.facts import ServerFacts, check_serves, read_facts, read_version
@@ -47,6 +47,7 @@ class Member:
     ) -> None:
         self._launch, self._log, self._api_key, self._say = launch, log, api_key, say
         self._launched: LaunchedServer | None = None
+        self._shape: ModelShape | None = None  # that it was started on; its folder may be gone by now
         self._client = ServerClient(url, api_key) if url else None
         self._facts: ServerFacts | None = None
         self._weights: Weights | None = None
@@ -149,8 +150,9 @@ class Member:
 
     def _keep_running(self, folder: Path) -> None:
         assert self._launch is not None
+        shape = model_shape(folder)
         if self._launched is not None and self._launched.runs:
-            if model_shape(self._launched.folder) == model_shape(folder):
+            if self._shape == shape:
                 return
             self._stop()  # it can't take weights of other shapes
         if self._starts == MOST_STARTS:
@@ -162,7 +164,7 @@ class Member:
         self._say(f"starting an SGLang server on {folder}; its log: {self._log}")
         self._launched = start_server(self._launch, folder, self._log, cancelled=self._to_end)
         self._client = ServerClient(self._launched.url, self._api_key)
-        self._facts, self._asleep = None, False
+        self._facts, self._asleep, self._shape = None, False, shape
 
     def _to_end(self) -> bool:
         return self._closing.is_set() or asked_to_stop() is not None
