@@ -85,6 +85,11 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
             f"the tokenizer in {tokenizer.name_or_path} has no chat template; "
             "set problems.prompts.chat_template to a Jinja file"
         )
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer in {tokenizer.name_or_path} has several chat templates and none called default "
+            f"({', '.join(tokenizer.chat_template)}); set problems.prompts.chat_template to a Jinja file"
+        )
     _check_arguments(tokenizer, prompts)
     _check_date(tokenizer, prompts)
     source = _template_source(prompts)

@@ -181,6 +181,15 @@ def test_a_tokenizer_without_a_chat_template_needs_one_in_the_configuration(byte
     )
 
 
+def test_a_tokenizer_with_several_chat_templates_needs_one_called_default(byte_tokenizer: Path) -> None:
+    tokenizer = load_tokenizer(byte_tokenizer)
+    own = str(tokenizer.chat_template)
+    tokenizer.chat_template = {"tool_use": own, "rag": own}  # type: ignore[assignment]
+    assert "several chat templates and none called default (tool_use, rag)" in refusal(tokenizer)
+    tokenizer.chat_template = {"tool_use": "{{ tools }}", "default": own}  # type: ignore[assignment]
+    check_prompts(tokenizer, PromptConfig())
+
+
 def test_a_chat_template_file_that_cannot_be_read_is_named(
     byte_tokenizer: Path, small: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
