@@ -167,6 +167,8 @@ def _work_as_rank(
             job = Job(config, inputs, folder, world, console, rollouts)
             if inputs.dropped:
                 job.say(f"training problems that are held-out ones too, left out: {len(inputs.dropped)}")
+            for line in _end_warnings(inputs):
+                job.warn(line)
             if world.is_lead:
                 with run_lock(folder.path):
                     claim_run_folder(folder, config, inputs)
@@ -175,3 +177,15 @@ def _work_as_rank(
                 verb.work(job, stages)
 
     return work_joined(config, work)
+
+
+def _end_warnings(inputs: Inputs) -> list[str]:
+    from paced_megatron.problems.tokenizer import load_tokenizer
+    from paced_megatron.rollout.checks import end_warnings
+
+    student, teacher = inputs.student_folder, inputs.teacher_folder
+    if teacher is None or teacher == student:
+        return []
+    return end_warnings(
+        student, teacher, inputs.tokenizer, load_tokenizer(teacher), inputs.student.vocab_size
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Set
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 SLOT = "{problem}"
 PROBE = Problem(id="probe", problem="How much is one plus one", answer="2")
+# Llama's template writes today's date, and a run that goes on tomorrow would train on other prompts than it
+# has sampled from. So it is told a date: the one that it falls back on itself.
+TODAY, DATE, A_DAY = "strftime_now", "date_string", "26 Jul 2024"
 
 
 def prompt_token_ids(
@@ -25,8 +30,8 @@ def prompt_token_ids(
 ) -> list[int]:
     """The ids after which the response begins: system turn (if any), user turn, start of the reply.
 
-    Nothing is cut off, however long the problem is. `tokenizer` comes from load_tokenizer, which gives it
-    prompts.chat_template, and `prompts` has passed check_prompts.
+    Nothing is cut off, however long the problem is, and they are the same on every day. `tokenizer` comes
+    from load_tokenizer, which gives it prompts.chat_template, and `prompts` has passed check_prompts.
     """
     return chat_token_ids(tokenizer, user_turn(problem, prompts), prompts)
 
@@ -45,7 +50,7 @@ def chat_token_ids(tokenizer: PreTrainedTokenizerBase, turn: str, prompts: Promp
         add_generation_prompt=True,
         tokenize=True,
         return_dict=False,
-        **prompts.chat_template_kwargs,
+        **template_arguments(tokenizer, prompts),
     )
     return list(ids)
 
@@ -57,7 +62,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, turn: str, prompts: PromptConf
             _messages(turn, prompts),
             add_generation_prompt=True,
             tokenize=False,
-            **prompts.chat_template_kwargs,
+            **template_arguments(tokenizer, prompts),
         )
     )
 
@@ -66,7 +71,8 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
     """Renders one prompt, so that what is wrong with the template is known before any model is loaded.
 
     Raises UserError: a template without {problem}, no chat template or a broken one, template arguments that
-    the template does not read (a typing error would change nothing, silently), a problem that gets lost.
+    the template does not read (a typing error would change nothing, silently), a template that writes a date
+    of its own, a problem that gets lost.
     """
     if SLOT not in prompts.template:
         raise UserError(
@@ -80,7 +86,13 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
             "set problems.prompts.chat_template to a Jinja file, or put one into the folder, as "
             "chat_template.jinja (`paced evaluate FOLDER`: or --prompts-of the run)"
         )
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer in {tokenizer.name_or_path} has several chat templates and none called default "
+            f"({', '.join(tokenizer.chat_template)}); set problems.prompts.chat_template to a Jinja file"
+        )
     _check_arguments(tokenizer, prompts)
+    _check_date(tokenizer, prompts)
     source = _template_source(prompts)
     try:
         text = chat_text(tokenizer, user_turn(PROBE, prompts), prompts)
@@ -93,7 +105,7 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
 def read_chat_template(path: Path) -> str:
     """The text of a Jinja file; UserError when it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"problems.prompts.chat_template: {path} cannot be read ({reason})") from error
@@ -106,6 +118,23 @@ def _messages(turn: str, prompts: PromptConfig) -> list[dict[str, str]]:
     if prompts.system_prompt is not None:
         turns.insert(0, {"role": "system", "content": prompts.system_prompt})
     return turns
+
+
+def template_arguments(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> dict[str, Any]:
+    """What the chat template is given beside the messages: prompts.chat_template_kwargs, and a date where the
+    template would write today's."""
+    read = template_variables(tokenizer.get_chat_template()) or set()
+    return ({DATE: A_DAY} if {TODAY, DATE} <= read else {}) | prompts.chat_template_kwargs
+
+
+def _check_date(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> None:
+    read = template_variables(tokenizer.get_chat_template()) or set()
+    if TODAY in read and DATE not in read:
+        raise UserError(
+            f"{_template_source(prompts)} writes today's date ({TODAY}), so that a run which goes on "
+            "tomorrow would train on other prompts than it has sampled from; put a fixed date into a copy of "
+            "it, and name that as problems.prompts.chat_template"
+        )
 
 
 def _check_arguments(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> None:
@@ -121,7 +150,8 @@ def _check_arguments(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) 
             )
 
 
-def template_variables(template: str) -> set[str] | None:
+@lru_cache(maxsize=8)  # it is asked for each prompt, and takes milliseconds
+def template_variables(template: str) -> Set[str] | None:
     """The variables that a chat template reads from outside; None for one with tags of its own dialect."""
     dialect = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:

@@ -28,7 +28,7 @@ from paced_megatron.models.hidden_states import (
 )
 from paced_megatron.models.weight_files import check_weights
 from paced_megatron.problems.problem import Problem
-from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
+from paced_megatron.problems.prompts import check_prompts, prompt_token_ids, template_arguments
 from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.rollout.sglang.client import ServerClient, ServerError
 from paced_megatron.rollout.sglang.facts import check_serves, read_facts, read_version
@@ -227,8 +227,8 @@ def _template_trouble(
         if config.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": config.system_prompt})
         body: dict[str, Any] = {"messages": turns, "add_generation_prompt": True}
-        if config.chat_template_kwargs:
-            body["chat_template_kwargs"] = config.chat_template_kwargs
+        if arguments := template_arguments(tokenizer, config):
+            body["chat_template_kwargs"] = arguments
         try:
             theirs = client.post("/v1/tokenize", body)["tokens"]
         except (ServerError, KeyError, TypeError):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, GenerationConfig
 
 from paced_megatron.errors import UserError
 from paced_megatron.rollout.engine import Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def check_requests(
@@ -60,3 +65,39 @@ def end_ids(folder: Path, sources: Iterable[Any], token_ids: set[int], rows: int
             f"{folder} names no end-of-sequence token that its tokenizer has: set eos_token_id in config.json"
         )
     return tuple(usable)
+
+
+def folder_end_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[int, ...]:
+    """`end_ids` of a folder whose model is not loaded; `tokenizer` is its own."""
+    generation = None
+    if (folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return end_ids(folder, (generation, config, tokenizer), set(tokenizer.get_vocab().values()), rows)
+
+
+def end_warnings(
+    student: Path,
+    teacher: Path,
+    student_tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+) -> list[str]:
+    """What to know where the teacher ends a reply with a token that does not end the student's.
+
+    A base model's folder often names <|endoftext|> alone, where its chat template, and a teacher that has
+    been taught to chat, end with <|im_end|>. Ends that the student's chat template doesn't write are left
+    out: a teacher's folder may name its padding, too.
+    """
+    known = folder_end_ids(student, student_tokenizer, rows)
+    template = student_tokenizer.get_chat_template()
+    warnings = []
+    for end in folder_end_ids(teacher, teacher_tokenizer, rows):
+        text = str(student_tokenizer.convert_ids_to_tokens(end))
+        if end not in known and text in template:
+            warnings.append(
+                f"{teacher} ends a reply with token {end} ({text}), and {student} does not: a student that "
+                "has learnt it would write on after it until it is truncated; add it to eos_token_id in the "
+                "student's generation_config.json"
+            )
+    return warnings

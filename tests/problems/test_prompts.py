@@ -14,7 +14,7 @@ from paced_megatron.config import PromptConfig
 from paced_megatron.errors import UserError
 from paced_megatron.problems.load import load_problems
 from paced_megatron.problems.problem import Problem
-from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
+from paced_megatron.problems.prompts import chat_text, check_prompts, prompt_token_ids
 from paced_megatron.problems.tokenizer import load_tokenizer
 
 CHATML = """\
@@ -132,6 +132,39 @@ def test_the_configured_chat_template_goes_before_the_tokenizers_own(
     )
 
 
+# As Llama 3's begins.
+DATED = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ date_string }} {{ messages[0].content }}"
+)
+
+
+def test_a_template_that_writes_todays_date_gives_the_same_prompt_on_every_day(
+    byte_tokenizer: Path, tmp_path: Path
+) -> None:
+    tokenizer, path = with_template(tmp_path, byte_tokenizer, DATED)
+    for arguments, date in (({}, "26 Jul 2024"), ({"date_string": "1 Jan 2000"}, "1 Jan 2000")):
+        prompts = PromptConfig(chat_template=path, chat_template_kwargs=arguments)
+        check_prompts(tokenizer, prompts)
+        asked = tokenizer.decode(prompt_token_ids(tokenizer, Problem("p", "1+1?", "2"), prompts))
+        assert asked == chat_text(tokenizer, "1+1?", prompts) == f"{date} 1+1?"
+
+
+def test_a_template_that_can_only_write_todays_date_is_refused(byte_tokenizer: Path, tmp_path: Path) -> None:
+    tokenizer, path = with_template(
+        tmp_path, byte_tokenizer, "{{ strftime_now('%Y') }} {{ messages[0].content }}"
+    )
+    message = refusal(tokenizer, chat_template=path)
+    assert message.startswith(f"problems.prompts.chat_template: {path} writes today's date (strftime_now)")
+
+
+def test_the_mark_at_the_beginning_of_a_template_file_is_no_part_of_the_prompt(
+    byte_tokenizer: Path, tmp_path: Path
+) -> None:
+    tokenizer, path = with_template(tmp_path, byte_tokenizer, "\ufeff{{ messages[0].content }}:")
+    assert chat_text(tokenizer, "1+1?", PromptConfig(chat_template=path)) == "1+1?:"
+
+
 def test_a_template_without_the_slot_is_refused(small: PreTrainedTokenizerBase) -> None:
     for template in ("Solve this.", "{question}", "{ problem }", ""):
         assert refusal(small, template=template) == (
@@ -147,6 +180,15 @@ def test_a_tokenizer_without_a_chat_template_needs_one_in_the_configuration(byte
         "set problems.prompts.chat_template to a Jinja file, or put one into the folder, as "
         "chat_template.jinja (`paced evaluate FOLDER`: or --prompts-of the run)"
     )
+
+
+def test_a_tokenizer_with_several_chat_templates_needs_one_called_default(byte_tokenizer: Path) -> None:
+    tokenizer = load_tokenizer(byte_tokenizer)
+    own = str(tokenizer.chat_template)
+    tokenizer.chat_template = {"tool_use": own, "rag": own}  # type: ignore[assignment]
+    assert "several chat templates and none called default (tool_use, rag)" in refusal(tokenizer)
+    tokenizer.chat_template = {"tool_use": "{{ tools }}", "default": own}  # type: ignore[assignment]
+    check_prompts(tokenizer, PromptConfig())
 
 
 def test_a_chat_template_file_that_cannot_be_read_is_named(

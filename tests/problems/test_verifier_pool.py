@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from paced_megatron.problems import verifier_pool
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.problems.verifier_pool import GRACE_S, VerifierPool
 from paced_megatron.problems.verifier_worker import HARMLESS
@@ -64,11 +65,13 @@ def test_verdicts_are_in_the_order_of_the_pairs(workers: VerifierPool) -> None:
     assert len(workers.pids) == 2
 
 
-def test_what_never_ends_is_timed_out_in_the_worker_which_goes_on(workers: VerifierPool) -> None:
+def test_what_never_ends_is_timed_out_in_the_worker_which_goes_on(
+    workers: VerifierPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier_pool, "GRACE_S", LONG)  # a worker that stalls for a second is not killed
     workers.judge([EQUAL, UNEQUAL], LONG)
-    before, started = workers.pids, time.monotonic()
+    before = workers.pids
     assert workers.judge([ENDLESS, ENDLESS], 0.3) == [Outcome.TIMED_OUT] * 2
-    assert time.monotonic() - started < 5
     assert workers.judge([EQUAL, UNEQUAL], LONG) == [Outcome.CORRECT, Outcome.INCORRECT]
     assert workers.pids == before
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from paced_megatron.errors import UserError
+from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.rollout import Request, Sampling, attempt_requests
+from paced_megatron.rollout.checks import end_warnings, folder_end_ids
 from paced_megatron.rollout.embedded import EmbeddedEngine
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=-1, max_new_tokens=12)
@@ -89,3 +93,22 @@ def test_an_engine_without_weights_or_closed_generates_nothing(
     assert engine.weight_version == ""
     with pytest.raises(RuntimeError, match="load_weights"):
         engine.generate(uneven_requests, GREEDY)
+
+
+def test_a_teacher_that_ends_a_reply_where_the_student_goes_on_is_told_before_anything_is_trained(
+    tiny: Path, changed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As Qwen's base and chat models: seed 7's student ends with <|endoftext|> alone."""
+    tokenizer = load_tokenizer(tiny)
+    end, other = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    teacher = shutil.copytree(tiny, tmp_path / "teacher")
+    (teacher / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, other, 5]}))
+    changed("config.json", eos_token_id=other)
+    changed("tokenizer_config.json", eos_token="<|endoftext|>")
+    student = changed("generation_config.json", eos_token_id=other)
+    rows = 300
+    [warning] = end_warnings(student, teacher, load_tokenizer(student), tokenizer, rows)
+    assert warning.startswith(f"{teacher} ends a reply with token {end} (<|im_end|>), and {student} does not")
+    both = changed("generation_config.json", eos_token_id=[other, end])
+    assert end_warnings(both, teacher, load_tokenizer(both), tokenizer, rows) == []
+    assert folder_end_ids(both, load_tokenizer(both), rows) == tuple(sorted((end, other)))

@@ -7,6 +7,7 @@ tests/sglang.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,19 @@ def test_one_server_serves_all_phases_of_a_job_and_is_gone_after_it(
         assert made_with(job, tiny, "stage-1") == {"stage-1"}
         assert of(tiny) == [first]
     assert not of(tiny)
+
+
+def test_a_server_serves_on_when_the_folder_that_it_was_started_on_is_gone(
+    setting: Callable[..., EngineSetting], tiny: Path, tmp_path: Path
+) -> None:
+    """A run that goes on begins with a snapshot or an on-policy stage's policy/, removed after it."""
+    snapshot = shutil.copytree(tiny, tmp_path / "snapshot-0000010")
+    with JobEngine(setting()) as job:
+        assert made_with(job, snapshot, "step-10") == {"step-10"}
+        (first,) = of(snapshot)
+        shutil.rmtree(snapshot)
+        assert made_with(job, tiny, "step-20") == {"step-20"}
+        assert of(snapshot) == [first]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, UserError])

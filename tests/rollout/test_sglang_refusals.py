@@ -170,3 +170,18 @@ def test_with_colocate_the_server_releases_its_memory_and_gets_the_weights_when_
         )
         expected = [update, release, resume, update] if colocate else [update, update]
         assert [path.removeprefix("/") for path in paths] == expected
+
+
+def test_a_server_that_was_started_again_while_it_slept_is_not_asked_to_wake_up(
+    tiny: Path, engine_on: EngineOn, server: StandIn
+) -> None:
+    """SGLang 0.5 dies of it: what is to be resumed is not among what was released."""
+    engine = engine_on(server.url, colocate=True)
+    engine.sleep()
+    server.stop()
+    server.start()
+    server.posts.clear()
+    engine.load_weights(tiny, "v2")
+    assert [path for path, _ in server.posts if path != "/generate"] == ["/update_weights_from_disk"]
+    engine.sleep()
+    assert server.posts[-1][0] == "/release_memory_occupation"

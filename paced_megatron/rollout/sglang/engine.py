@@ -11,13 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, GenerationConfig
-
 from paced_megatron.config import RolloutConfig
 from paced_megatron.errors import UserError
 from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.problems.tokenizer import load_tokenizer
-from paced_megatron.rollout.checks import check_requests, end_ids
+from paced_megatron.rollout.checks import check_requests, folder_end_ids
 from paced_megatron.rollout.engine import Completion, Key, Request, Sampling
 from paced_megatron.rollout.sglang.client import ServerError
 from paced_megatron.rollout.sglang.facts import read_version
@@ -99,17 +97,7 @@ class SGLangEngine:
         with ThreadPoolExecutor(len(members)) as pool:  # a server may take a minute to read a large folder
             for given in [pool.submit(self._give, member, weights) for member in members]:
                 given.result()
-        tokenizer = load_tokenizer(folder)
-        stop_ids = end_ids(
-            folder,
-            (
-                _generation_config(folder),
-                AutoConfig.from_pretrained(folder, local_files_only=True),
-                tokenizer,
-            ),
-            set(tokenizer.get_vocab().values()),
-            shape.vocab_size,
-        )
+        stop_ids = folder_end_ids(folder, load_tokenizer(folder), shape.vocab_size)
         self._loaded = _Loaded(folder, shape, stop_ids, members, weights.served_version)
         self.weight_version = version
 
@@ -262,12 +250,6 @@ def launch_of(rollout: RolloutConfig, api_key: str | None) -> Launch:
     return Launch(
         launch.python, tuple(shlex.split(launch.args)), launch.env, launch.host, launch.timeout_s, api_key
     )
-
-
-def _generation_config(folder: Path) -> GenerationConfig | None:
-    if not (folder / "generation_config.json").is_file():
-        return None
-    return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _check_seeds(requests: Sequence[Request]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paced_megatron.errors import UserError
-from paced_megatron.models.families import model_shape
+from paced_megatron.models.families import ModelShape, model_shape
 from paced_megatron.rollout.engine import Completion, Request
 from paced_megatron.rollout.sglang.client import ServerClient, ServerError, jittered
 from paced_megatron.rollout.sglang.facts import ServerFacts, check_serves, read_facts, read_version
@@ -47,10 +47,11 @@ class Member:
     ) -> None:
         self._launch, self._log, self._api_key, self._say = launch, log, api_key, say
         self._launched: LaunchedServer | None = None
+        self._shape: ModelShape | None = None  # that it was started on; its folder may be gone by now
         self._client = ServerClient(url, api_key) if url else None
         self._facts: ServerFacts | None = None
         self._weights: Weights | None = None
-        self._asleep = False
+        self._asleep_as: str | None = None  # what it called its weights when it released its memory
         self._starts = 0  # of our server, since it was last given weights
         self._closing = threading.Event()
         self._in_flight: set[str] = set()
@@ -135,9 +136,11 @@ class Member:
             self._keep_running(weights.folder)
         client = self.client
         facts = self._facts or read_facts(client)  # first, whether it is SGLang at all
-        if self._asleep:  # before /health, which generates a token and so needs the memory
-            client.post("/resume_memory_occupation", {}, timeout_s=HEALTH_S)
-            self._asleep = False
+        if self._asleep_as is not None:  # before /health, which generates a token and so needs the memory
+            # One that was started again meanwhile is awake, calls its weights otherwise, and dies of this.
+            if read_version(client) == self._asleep_as:
+                client.post("/resume_memory_occupation", {}, timeout_s=HEALTH_S)
+            self._asleep_as = None
         client.get("/health", timeout_s=HEALTH_S, tries=1)
         if read_version(client) != weights.served_version:
             facts = read_facts(client)  # anew: a server that was started again may be another
@@ -149,8 +152,9 @@ class Member:
 
     def _keep_running(self, folder: Path) -> None:
         assert self._launch is not None
+        shape = model_shape(folder)
         if self._launched is not None and self._launched.runs:
-            if model_shape(self._launched.folder) == model_shape(folder):
+            if self._shape == shape:
                 return
             self._stop()  # it can't take weights of other shapes
         if self._starts == MOST_STARTS:
@@ -162,7 +166,7 @@ class Member:
         self._say(f"starting an SGLang server on {folder}; its log: {self._log}")
         self._launched = start_server(self._launch, folder, self._log, cancelled=self._to_end)
         self._client = ServerClient(self._launched.url, self._api_key)
-        self._facts, self._asleep = None, False
+        self._facts, self._asleep_as, self._shape = None, None, shape
 
     def _to_end(self) -> bool:
         return self._closing.is_set() or asked_to_stop() is not None
@@ -202,7 +206,7 @@ class Member:
             self._release_memory()
 
     def _release_memory(self) -> None:
-        if self._client is None or self._asleep:
+        if self._client is None or self._asleep_as is not None:
             return
         if self._launch is not None and not (self._facts and self._facts.memory_saver):
             self._say(
@@ -212,8 +216,9 @@ class Member:
             self._stop()
             return
         try:
+            version = read_version(self._client)
             self._client.post("/release_memory_occupation", {}, timeout_s=HEALTH_S)
-            self._asleep = True
+            self._asleep_as = version
         except ServerError as error:
             if self._launch is None:
                 raise UserError(
