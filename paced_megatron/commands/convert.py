@@ -224,7 +224,8 @@ def _dry_run(options: argparse.Namespace) -> None:
     from paced_megatron.models.hub import local_folder
     from paced_megatron.models.weight_files import check_weights
 
-    tp, pp = options.tensor_model_parallel_size or 1, options.pipeline_model_parallel_size or 1
+    sizes = options.tensor_model_parallel_size, options.pipeline_model_parallel_size
+    tp, pp = (1 if size is None else size for size in sizes)
     if min(tp, pp) < 1:
         raise UserError("a layout's sizes have to be 1 or more")
     if options.direction == "to-megatron":
