@@ -156,10 +156,12 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         raise UserError("a layout is for --dry-run alone: what is written suits every layout; leave it out")
     # Imported late: `--help` needn't wait for torch.
     from paced_megatron.models.convert_check import ConversionDiffers
+    from paced_megatron.runtime.signals import termination_as_interrupt
 
     work = _dry_run if options.dry_run else _DIRECTIONS[options.direction]
     try:
-        work(options)
+        with termination_as_interrupt():
+            work(options)
     except ConversionDiffers as error:
         print(f"{options.command}: {error}; nothing is left of {options.out}", file=sys.stderr)
         return FAILED

@@ -114,9 +114,12 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def _tracked(path: Path) -> Path:
-    word = (path / TRACKER).read_text().strip()
+    try:
+        word = (path / TRACKER).read_text(encoding="utf-8", errors="replace").strip()
+    except PermissionError:
+        raise UserError(f"{path / TRACKER}: may not be read; ask for the permission to") from None
     if word == "release":
         return path / word
-    if not word.isdigit():
+    if not word.isdecimal():
         raise UserError(f"{path / TRACKER}: {word!r} is neither an iteration's number nor 'release'")
     return path / f"iter_{int(word):07d}"

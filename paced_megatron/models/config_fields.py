@@ -65,7 +65,11 @@ CHECKED: dict[str, Allowed] = {
         "attention is over the whole text in every layer",
     ),
     "partial_rotary_factor": Allowed(_is(1.0, 1), "the whole head turns"),
-    "quantization_config": Allowed(lambda value: False, "bring unquantised weights"),
+    # transformers', MLX's, an older one of compressed-tensors
+    **dict.fromkeys(
+        ("quantization_config", "quantization", "compression_config"),
+        Allowed(lambda value: False, "bring unquantised weights"),
+    ),
     "auto_map": Allowed(lambda value: False, "a model with code of its own may compute anything"),
     "is_encoder_decoder": Allowed(_OFF, "only decoders are"),
     "add_cross_attention": Allowed(_OFF, "only decoders are"),

@@ -19,7 +19,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.models.checkpoint_metadata import TRACKER, find_checkpoint
 from paced_megatron.models.distributed_checkpoint import Checkpoint, Piece, write_checkpoint
 from paced_megatron.models.families import ModelShape, model_shape
-from paced_megatron.models.hf_writer import MAX_SHARD_SIZE, copy_companions, fill_folder
+from paced_megatron.models.hf_writer import MAX_SHARD_SIZE, copy_companions, fill_folder, rounded
 from paced_megatron.models.mapping import Cut, Rule, hugging_face_shapes, rules
 from paced_megatron.models.megatron_args import common_state, empty_objects
 from paced_megatron.models.output import MB, check_output, output_folder
@@ -53,11 +53,14 @@ def to_megatron(
         console: where progress is shown.
 
     Raises:
-        UserError: the source isn't a model that the map knows, whole and readable; `out` can't be written.
+        UserError: the source isn't a model that the map knows, whole and readable; two of its dtypes would
+            have to share a tensor, and `dtype` is None; `out` can't be written.
     """
     shape = model_shape(source)
     check_weights(source, shape)
     files, cut = WeightFiles(source), Cut(shape, 1)
+    if dtype is None:
+        _check_dtypes(files, rules(shape))
 
     def dtype_of(rule: Rule) -> torch.dtype:
         return dtype or files.dtype(next(iter(rule.hugging_face)))
@@ -66,7 +69,11 @@ def to_megatron(
         def make() -> Tensor:
             # Mapped anew: what was read for one piece is not kept for the next.
             mapped = WeightFiles(source)
-            tensor = rule.shard([mapped[name] for name in rule.hugging_face], cut, 0).to(dtype_of(rule))
+            tensor = rounded(
+                rule.shard([mapped[name] for name in rule.hugging_face], cut, 0),
+                dtype_of(rule),
+                min(rule.hugging_face),
+            )
             advance(tensor.nbytes)
             return tensor
 
@@ -142,6 +149,20 @@ def to_hugging_face(
             )
         if check is not None:
             check(folder)
+
+
+def _check_dtypes(files: WeightFiles, every: Sequence[Rule]) -> None:
+    """Raise UserError where tensors that the checkpoint has in one, fused or stacked, differ in dtype: it has
+    one dtype, so that some would be rounded."""
+    first: dict[str, str] = {}
+    for rule in every:
+        for name in rule.hugging_face:
+            other = first.setdefault(rule.checkpoint, name)
+            if files.dtype(name) != files.dtype(other):
+                raise UserError(
+                    f"{files.folder}: tensor {other} is {files.part_of(other).dtype} and {name} is "
+                    f"{files.part_of(name).dtype}, and a checkpoint has them in one tensor; pass --dtype"
+                )
 
 
 def open_checkpoint(checkpoint: Path, source: Path | None) -> tuple[Checkpoint, Path]:

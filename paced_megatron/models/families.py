@@ -16,6 +16,9 @@ from paced_megatron.errors import UserError
 from paced_megatron.models.config_fields import check_fields
 from paced_megatron.models.rope import RopeScaling, read_rope
 
+# Where it lies beside config.json, transformers with peft computes something else than the weights there say.
+ADAPTER = "adapter_config.json"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -89,9 +92,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a Hugging Face folder.
 
     Raises:
-        UserError: no such folder, no config.json in it, or it isn't a JSON object.
+        UserError: no such folder, no config.json in it, it isn't a JSON object, or an adapter lies there.
     """
     path = folder / "config.json"
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder}: {ADAPTER} makes this a LoRA or other adapter on top of a model, and adapters are not "
+            "read; merge it into its base (peft's merge_and_unload) and save that, or remove the file"
+        )
     if not path.is_file():
         raise UserError(
             f"{folder}: no config.json here; a model is a Hugging Face folder (config.json, *.safetensors, "
@@ -103,6 +111,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text in UTF-8, so not JSON") from None
+    except PermissionError:
+        raise UserError(f"{path}: may not be read; ask for the permission to") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a JSON object")
     return config
@@ -110,9 +120,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _family(config: Mapping[str, Any], path: Path) -> str:
     name = config.get("model_type")
-    if name in FAMILIES:
+    if isinstance(name, str) and name in FAMILIES:
         return name
-    why = f": {_REFUSED[name]}" if name in _REFUSED else ""
+    why = f": {_REFUSED[name]}" if isinstance(name, str) and name in _REFUSED else ""
     raise UserError(
         f"{path}: model_type={name!r} is not supported{why}; known: {', '.join(sorted(FAMILIES))}"
     )
@@ -172,7 +182,7 @@ def _epsilon(config: Mapping[str, Any], path: Path) -> float:
     value = config.get("rms_norm_eps")
     if value is None:
         raise UserError(f"{path}: rms_norm_eps is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:  # nor NaN
         raise UserError(f"{path}: rms_norm_eps={value!r} has to be a number from 0 on")
     return float(value)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paced_megatron.errors import UserError
 from paced_megatron.models.families import read_config
 from paced_megatron.models.output import output_folder
 from paced_megatron.models.weight_files import INDEX, SINGLE
@@ -32,7 +33,10 @@ _DTYPES = {
 
 # What belongs to a model beside its weights; copied from the source, since rebuilding loses rope scaling,
 # special tokens and the like. Pickles and code are left where they are.
-_COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
+_COMPANIONS = (
+    *("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*"),
+    "additional_chat_templates/*.jinja",  # where transformers puts all but the default one of several
+)
 
 
 def write_folder(
@@ -59,7 +63,7 @@ def write_folder(
 
     Raises:
         FileExistsError: `out` is there already, and `replace` is False.
-        UserError: the disk is full; nothing is left of the folder then.
+        UserError: the disk is full, or a number is beyond float16; nothing is left of the folder then.
         ValueError: the tensors that came are not those of `shapes`; nothing is left of the folder then.
     """
     with output_folder(out, replace=replace) as folder:
@@ -86,7 +90,12 @@ def copy_companions(source: Path, folder: Path) -> None:
     for pattern in _COMPANIONS:
         for path in source.glob(pattern):
             if path.is_file() and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, folder / path.name)
+                copy = folder / path.relative_to(source)
+                copy.parent.mkdir(exist_ok=True)
+                try:
+                    shutil.copyfile(path, copy)
+                except PermissionError:
+                    raise UserError(f"{path}: may not be read; ask for the permission to") from None
 
 
 def _write_weights(
@@ -107,7 +116,7 @@ def _write_weights(
                 raise ValueError(f"tensor {name} came twice, or is none of this model's")
             if tuple(tensor.shape) != tuple(shape):
                 raise ValueError(f"tensor {name}: shape {list(tensor.shape)}, not {list(shape)}")
-            tensor = tensor.detach().to("cpu", dtype).contiguous()
+            tensor = rounded(tensor.detach().cpu(), dtype, name).contiguous()
             if not shards or not shards[-1].has_room(tensor, max_shard_size):
                 for shard in shards[-1:]:
                     shard.finish()
@@ -123,6 +132,21 @@ def _write_weights(
             shard.file.close()
     _name_shards(folder, shards)
     return sizes.most_common(1)[0][0]
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
+    """The tensor in that dtype, or as it is.
+
+    Raises:
+        UserError: a number of it is beyond float16, and would become infinite; by `name`.
+    """
+    if dtype == torch.float16 != tensor.dtype:
+        for edge in tensor.aminmax():
+            if edge.isfinite() and edge.to(dtype).isinf():
+                raise UserError(
+                    f"tensor {name}: a number of {edge.item():.3g} is beyond float16; take bfloat16"
+                )
+    return tensor.to(dtype or tensor.dtype)
 
 
 class _Shard:

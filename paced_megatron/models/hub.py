@@ -6,7 +6,6 @@ weights that it began with.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +21,14 @@ from huggingface_hub.errors import (
 
 from paced_megatron.config import HUB_ID
 from paced_megatron.errors import UserError
-from paced_megatron.models.weight_files import INDEX, SINGLE
+from paced_megatron.models.weight_files import INDEX, SINGLE, indexed
 
 # Weights as safetensors, configuration, tokenizer. Pickles and code stay where they are, and so does what is
 # in sub-folders (the same weights in other formats).
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 IGNORED = ("*/*", "consolidated*")
+# One of them makes a tokenizer (problems/tokenizer.py, which imports transformers: too slow for here).
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def is_hub_id(text: str) -> bool:
@@ -46,8 +47,8 @@ def local_folder(path: Path) -> Path:
         return path
     name = str(path)
     cached = cached_folder(name)
-    if cached is not None:
-        return cached
+    if cached is not None and any((cached / file).is_file() for file in TOKENIZER_FILES):
+        return cached  # weights alone are what transformers' AutoModel leaves there
     folder = _fetched(name)
     if not _is_whole(folder):  # without a network an interrupted download comes back as it is
         raise UserError(
@@ -65,7 +66,7 @@ def _is_whole(folder: Path) -> bool:
     """Whether config.json and every file of weights is there; an interrupted download leaves a part."""
     wanted = {"config.json", SINGLE}
     if (folder / INDEX).is_file():
-        wanted = {"config.json", *json.loads((folder / INDEX).read_text())["weight_map"].values()}
+        wanted = {"config.json", *indexed(folder / INDEX).values()}
     return all((folder / file).is_file() for file in wanted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +20,25 @@ def check_output(out: Path, source: Path, *, replace: bool, needed_bytes: int = 
     """What can be known of the output before any work is done.
 
     Raises:
-        UserError: its parent isn't there; it is there itself, and `replace` is False or it holds no model;
-            it and `source` lie in one another; the disk has fewer than `needed_bytes` left.
+        UserError: its parent isn't there or may not be written; it is there itself, and `replace` is False or
+            it holds no model; it is a symbolic link; it and `source` lie in one another; the disk has fewer
+            than `needed_bytes` left.
     """
     if not out.parent.is_dir():
         raise UserError(f"{out}: its parent folder {out.parent} is not there; make it first")
     here, there = out.resolve(), source.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise UserError(f"{out}: the output lies in the input {source}, or around it; choose another place")
+    if out.is_symlink():
+        raise UserError(
+            f"{out}: a symbolic link, which a folder would take the place of; name {out.readlink()} itself"
+        )
     if out.exists() and not replace:
         raise UserError(f"{out}: is there already; choose another name, or pass --overwrite to replace it")
     if out.exists() and not _may_be_replaced(out):
         raise UserError(f"{out}: is there already and holds no model, so it is not overwritten; remove it")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: its parent folder {out.parent} may not be written; choose another place")
     free = shutil.disk_usage(out.parent).free
     if needed_bytes > free:
         raise UserError(

@@ -101,8 +101,9 @@ def read_rope(config: Mapping[str, Any], path: Path) -> tuple[float, RopeScaling
     where, rope = f"{path}: {place}", config.get(place) or {}
     if not isinstance(rope, Mapping):
         raise UserError(f"{where}={rope!r} has to be a section of keys")
-    kinds = {rope[name] for name in ("rope_type", "type") if rope.get(name)} or {"default"}
-    kind = min(kinds, key=str)
+    # As text: whatever else stands there can't be looked up in a table.
+    kinds = {str(rope[name]) for name in ("rope_type", "type") if rope.get(name)} or {"default"}
+    kind = min(kinds)
     if len(kinds) > 1 or kind not in ROPE_TYPES:
         raise UserError(
             f"{where}.rope_type={kind!r} is not supported (known: {', '.join(sorted(ROPE_TYPES))})"
@@ -121,7 +122,11 @@ def read_rope(config: Mapping[str, Any], path: Path) -> tuple[float, RopeScaling
 
 
 def _read_theta(config: Mapping[str, Any], rope: Mapping[str, Any], path: Path) -> float:
-    found = {float(place["rope_theta"]) for place in (rope, config) if place.get("rope_theta") is not None}
+    values = [place["rope_theta"] for place in (rope, config) if place.get("rope_theta") is not None]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise UserError(f"{path}: rope_theta={value!r} has to be a number above 0")
+    found = {float(value) for value in values}
     if not found:
         raise UserError(f"{path}: rope_theta is missing")
     if len(found) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from paced_megatron.models.families import ModelShape
 from paced_megatron.models.mapping import hugging_face_shapes
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# What transformers' and DeepSpeed's trainers put beside the weights.
+_NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -34,6 +37,26 @@ class FileTensor:
 
     def __getitem__(self, index: Any) -> Tensor:
         return self._slice[index]
+
+
+def indexed(index: Path) -> dict[str, str]:
+    """By tensor, the name of the file beside the index that it says has it.
+
+    Raises:
+        UserError: it is no index, or leads elsewhere than to safetensors beside it.
+    """
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        named = {str(name): str(file) for name, file in named.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index}: not an index of safetensors (no weight_map)") from None
+    for name, file in named.items():
+        if not file.endswith(".safetensors") or Path(file).name != file:
+            raise UserError(
+                f"{index}: tensor {name} is said to be in {file!r}, which is not a .safetensors file "
+                "beside the index (pickled weights are not read)"
+            )
+    return named
 
 
 class WeightFiles:
@@ -58,10 +81,11 @@ class WeightFiles:
         if single.is_file():
             return dict.fromkeys(self._open(single).keys(), single)
         if index.is_file():
-            return {name: self.folder / file for name, file in self._indexed(index).items()}
+            return {name: self.folder / file for name, file in indexed(index).items()}
         pickles = sorted(path.name for path in self.folder.glob("*.bin")) + sorted(
             path.name for path in self.folder.glob("*.pt*")
         )
+        pickles = [name for name in pickles if name not in _NO_WEIGHTS and not name.startswith("rng_state")]
         if pickles:
             raise UserError(
                 f"{self.folder}: {pickles[0]} is a pickle, and pickled weights are not read, since that runs "
@@ -69,26 +93,13 @@ class WeightFiles:
             )
         raise UserError(f"{self.folder}: neither {SINGLE} nor {INDEX} is here")
 
-    @staticmethod
-    def _indexed(index: Path) -> dict[str, str]:
-        try:
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            named = {str(name): str(file) for name, file in named.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{index}: not an index of safetensors (no weight_map)") from None
-        for name, file in named.items():
-            if not file.endswith(".safetensors") or Path(file).name != file:
-                raise UserError(
-                    f"{index}: tensor {name} is said to be in {file!r}, which is not a .safetensors file "
-                    "beside the index (pickled weights are not read)"
-                )
-        return named
-
     def _open(self, path: Path) -> Any:
         if path not in self._open_files:
             try:
                 self._open_files[path] = safe_open(path, framework="pt")
-            except FileNotFoundError:
+            except FileNotFoundError:  # safetensors says so of one that may not be read, too
+                if path.exists():
+                    raise UserError(f"{path}: may not be read; ask for the permission to") from None
                 raise UserError(f"{path}: missing, though {INDEX} names it") from None
             except (SafetensorError, OSError) as error:
                 raise UserError(
@@ -163,17 +174,49 @@ def _is_superfluous(name: str, shape: ModelShape) -> bool:
     return (shape.tied and name == "lm_head.weight") or name.endswith(".rotary_emb.inv_freq")
 
 
+# What the names of tensors tell of a model that is none of ours, by a part of them.
+_TELLING = {
+    **dict.fromkeys((".lora_A.", ".lora_B.", ".base_layer."), "an adapter's; merge it into its base first"),
+    **dict.fromkeys(
+        (".qweight", ".qzeros", ".absmax", ".quant_state."), "quantised; bring unquantised weights"
+    ),
+    **dict.fromkeys(("_scale", ".scales", "_scale_inv"), "quantised; bring unquantised weights"),
+    ".experts.": "those of a mixture of experts, which is not supported",
+}
+
+
+def _refuse_others(folder: Path, names: Set[str]) -> None:
+    """Raise UserError where names that the map lacks tell why."""
+    for name in sorted(names):
+        for part, why in _TELLING.items():
+            if name.endswith(part) or (part.endswith(".") and part in name):
+                raise UserError(f"{folder}: tensor {name}: the weights are {why}")
+
+
+def _check_tied_head(files: WeightFiles) -> None:
+    """transformers 5 doesn't tie a head that is stored and is another one, whatever config.json says."""
+    if "lm_head.weight" not in files.names():
+        return
+    head, embedding = files["lm_head.weight"], files["model.embed_tokens.weight"]
+    if head.dtype not in DTYPES.values() or not torch.equal(head, embedding):
+        raise UserError(
+            f"{files.folder}: tensor lm_head.weight is not the embedding, though config.json says "
+            "tie_word_embeddings=true; set it to false, or take the tensor out if the embedding is the head"
+        )
+
+
 def check_weights(folder: Path, shape: ModelShape) -> None:
-    """Reads headers only.
+    """Reads headers only, and of a tied model a head that is stored nevertheless.
 
     Raises:
         UserError: the folder's tensors are not exactly those of the map, one has another shape or isn't made
-            of floating-point numbers, or a file can't be read.
+            of floating-point numbers, a tied head is not the embedding, or a file can't be read.
     """
     files = WeightFiles(folder)
     files.check_readable()
     wanted = hugging_face_shapes(shape)
     found = {name for name in files.names() if name in wanted or not _is_superfluous(name, shape)}
+    _refuse_others(folder, found - wanted.keys())
     for problem, names in (
         ("is missing", wanted.keys() - found),
         ("has no place in the map", found - wanted.keys()),
@@ -189,3 +232,5 @@ def check_weights(folder: Path, shape: ModelShape) -> None:
             )
         if tensor.dtype not in DTYPES:
             raise UserError(f"{folder}: tensor {name} is stored as {tensor.dtype}; bring unquantised weights")
+    if shape.tied:
+        _check_tied_head(files)

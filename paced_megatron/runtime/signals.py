@@ -54,6 +54,20 @@ def stop_if_asked(saved: str) -> None:
 
 
 @contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """While it is entered SIGTERM raises KeyboardInterrupt, as Ctrl-C does: for a process that has nothing to
+    save and something to clear away. In a thread other than the main one nothing happens."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def listening() -> Iterator[None]:
     """While it is entered the first stop signal is noted and a second one ends the process. Signals that came
     before and were blocked (`launch` blocks them in a rank that only starts) are heard now.

@@ -41,6 +41,7 @@ def test_rope_theta_is_read_from_the_old_place_too(folder):
     [
         ("model_type", "gemma3"),
         ("model_type", None),
+        ("model_type", ["qwen3"]),
         ("architectures", ["Qwen3ForSequenceClassification"]),
         ("hidden_act", "gelu"),
         ("use_sliding_window", True),
@@ -63,6 +64,13 @@ def test_rope_theta_is_read_from_the_old_place_too(folder):
 def test_a_field_that_would_change_the_arithmetic_is_refused_by_name(folder, name, value):
     change(folder, **{name: value})
     with pytest.raises(UserError, match=name):
+        model_shape(folder)
+
+
+@pytest.mark.parametrize("name", ["quantization_config", "quantization", "compression_config"])
+def test_quantised_weights_are_refused_as_such_under_whichever_name(folder, name):
+    change(folder, **{name: {"group_size": 64, "bits": 4}})
+    with pytest.raises(UserError, match=rf"{name}=.* is not supported \(bring unquantised weights\)"):
         model_shape(folder)
 
 
@@ -113,6 +121,7 @@ def test_every_field_that_transformers_writes_is_accounted_for(model_type):
         ("num_hidden_layers", 0, "num_hidden_layers=0"),
         ("rms_norm_eps", None, "rms_norm_eps is missing"),
         ("rms_norm_eps", "1e-6", "rms_norm_eps='1e-6'"),
+        ("rms_norm_eps", float("nan"), "rms_norm_eps=nan"),
     ],
 )
 def test_a_size_that_is_missing_or_impossible_is_named(folder, name, value, told):

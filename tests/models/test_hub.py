@@ -16,6 +16,7 @@ from paced_megatron.errors import UserError
 from paced_megatron.inputs import read_inputs
 from paced_megatron.models import hub
 from paced_megatron.models.hub import ALLOWED, IGNORED, is_hub_id, local_folder
+from paced_megatron.problems import tokenizer
 from tiny_models import make_tiny_qwen3
 
 NAME = Path("org/tiny")
@@ -31,6 +32,7 @@ def snapshot(tmp_path, monkeypatch) -> Path:
     (tmp_path / "models--org--tiny" / "refs" / "main").write_text("a" * 40)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"")
+    (folder / "tokenizer.json").write_text("{}")
     return folder
 
 
@@ -61,6 +63,38 @@ def test_a_part_of_a_model_in_the_cache_is_not_taken_for_the_model(snapshot):
         local_folder(NAME)
     (snapshot / "model-2.safetensors").write_bytes(b"")
     assert local_folder(NAME) == snapshot
+
+
+def test_a_model_in_the_cache_without_its_tokenizer_is_fetched_where_there_is_a_network(
+    snapshot, monkeypatch
+):
+    """What transformers' AutoModel leaves there: configuration and weights."""
+    (snapshot / "tokenizer.json").unlink()
+    real, asked = hub.snapshot_download, []
+
+    def answer(name, **options):
+        if options.get("local_files_only"):
+            return real(name, **options)
+        asked.append(name)
+        (snapshot / "tokenizer.json").write_text("{}")
+        return str(snapshot)
+
+    with monkeypatch.context() as patched:
+        assert local_folder(NAME) == snapshot  # no network: what is there, for those who need no tokenizer
+        patched.setattr(hub, "snapshot_download", answer)
+        assert local_folder(NAME) == snapshot and asked == ["org/tiny"]
+        assert local_folder(NAME) == snapshot and asked == ["org/tiny"]
+
+
+def test_the_files_that_make_a_tokenizer_are_those_that_are_asked_for_when_it_is_loaded():
+    assert hub.TOKENIZER_FILES == tokenizer.TOKENIZER_FILES
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_an_index_in_the_cache_that_is_none_is_one_line(snapshot, content):
+    (snapshot / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError, match=r"index\.json: not an index of safetensors"):
+        local_folder(NAME)
 
 
 def test_without_a_network_the_line_says_what_to_do(tmp_path, monkeypatch):

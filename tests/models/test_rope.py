@@ -89,6 +89,11 @@ def test_no_scaling_is_said_in_several_ways():
         ),
         ({}, "rope_theta is missing"),
         ({"rope_parameters": 7}, "section of keys"),
+        ({"rope_theta": "1e6"}, "rope_theta='1e6' has to be a number above 0"),
+        ({"rope_theta": [1e6]}, "rope_theta=.* has to be a number above 0"),
+        ({"rope_theta": 0}, "rope_theta=0 has to be a number above 0"),
+        ({"rope_theta": True}, "rope_theta=True has to be a number above 0"),
+        ({"rope_theta": 1e4, "rope_scaling": {"rope_type": ["llama3"]}}, "rope_type=.* is not supported"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(config, told):

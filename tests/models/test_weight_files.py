@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from models.family_models import Variant, make_model
 from paced_megatron.errors import UserError
+from paced_megatron.models import weight_files
 from paced_megatron.models.families import model_shape
 from paced_megatron.models.weight_files import INDEX, SINGLE, WeightFiles, check_weights
 
@@ -62,12 +65,64 @@ def test_a_tensor_that_is_not_of_floating_point_numbers_is_named(folder):
 
 def test_a_tied_head_written_again_and_old_rope_tables_are_passed_over(tmp_path):
     folder = make_model(tmp_path / "model", Variant("llama", True, torch.float32, sharded=False), seed=4)
+    embedding = load_file(folder / SINGLE)["model.embed_tokens.weight"]
     rewrite(
         folder,
-        lm_head__weight=torch.zeros(301, 48),
+        lm_head__weight=embedding.double(),
         model__layers__0__self_attn__rotary_emb__inv_freq=torch.zeros(5),
     )
     check(folder)
+
+
+def test_a_stored_head_that_is_not_the_embedding_it_should_be_tied_to_is_refused(tmp_path):
+    """transformers takes it for the head, in spite of config.json."""
+    folder = make_model(tmp_path / "model", Variant("qwen3", True, torch.float32, sharded=False), seed=4)
+    embedding = load_file(folder / SINGLE)["model.embed_tokens.weight"]
+    rewrite(folder, lm_head__weight=embedding.to(torch.float8_e4m3fn))
+    with pytest.raises(UserError, match=r"lm_head\.weight is not the embedding"):
+        check(folder)
+    head = embedding.clone()
+    head[300, 47] += 1
+    rewrite(folder, lm_head__weight=head)
+    with pytest.raises(UserError, match=r"lm_head\.weight is not the embedding.*tie_word_embeddings=true"):
+        check(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert torch.equal(theirs.lm_head.weight, head)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.layers.0.mlp.up_proj.qweight", "quantised"),  # GPTQ, AWQ
+        ("model.layers.0.mlp.up_proj.weight.absmax", "quantised"),  # bitsandbytes
+        ("model.layers.0.mlp.up_proj.weight_scale", "quantised"),  # FP8
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "an adapter's"),
+        ("model.layers.0.mlp.experts.7.up_proj.weight", "mixture of experts"),
+    ],
+)
+def test_weights_of_another_kind_are_told_as_such_and_not_as_a_tensor_too_many(folder, name, told):
+    rewrite(folder, **{name: torch.zeros(3), "a.first.one": torch.zeros(3)})
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: the weights are .*{told}"):
+        check(folder)
+
+
+def test_pickles_that_are_no_weights_are_not_said_to_be_some(folder):
+    (folder / SINGLE).rename(folder / "model-00001-of-00001.safetensors")
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor .*index\.json is here"):
+        check(folder)
+
+
+def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(folder, monkeypatch):
+    """The stand-in raises what safetensors raises then; root, who runs the tests, may read everything."""
+
+    def safe_open(path, framework):
+        raise FileNotFoundError(f"No such file or directory: {path}")
+
+    monkeypatch.setattr(weight_files, "safe_open", safe_open)
+    with pytest.raises(UserError, match=r"model\.safetensors: may not be read"):
+        WeightFiles(folder)
 
 
 def test_a_truncated_file_and_a_missing_one_are_named(folder):

@@ -372,14 +372,29 @@ def test_a_flipped_bit_is_found_by_verify_and_what_was_written_is_taken_away(pla
     assert left_in(place) == before
 
 
+@pytest.fixture
+def unhurt():
+    """A handler that keeps the tests alive where the converter has none of its own for SIGTERM."""
+
+    def handler(number, frame):
+        pass
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("direction", GIVEN)
-def test_ctrl_c_in_the_middle_leaves_nothing(place, capsys, monkeypatch, direction):
+def test_ctrl_c_or_sigterm_in_the_middle_leaves_nothing(
+    place, capsys, monkeypatch, unhurt, direction, stop_signal
+):
     seen = []
 
     def stop(*args, **options):
         seen.append(args)
         if len(seen) == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), stop_signal)
         return real(*args, **options)
 
     if direction == "to-hf":
@@ -392,6 +407,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(place, capsys, monkeypatch, directi
     assert run(place, direction) == 130
     assert "interrupted; nothing is left" in capsys.readouterr().err
     assert left_in(place) == before and len(seen) >= 5
+    assert signal.getsignal(signal.SIGTERM) == unhurt  # as it was
 
 
 STOPPED = """
