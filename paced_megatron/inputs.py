@@ -18,6 +18,7 @@ from paced_megatron.problems.problem import Problem
 from paced_megatron.problems.prompts import check_prompts, prompt_token_ids
 from paced_megatron.problems.teacher_prompts import TeacherPrompts, make_teacher_prompts
 from paced_megatron.problems.tokenizer import load_tokenizer, same_tokenizer
+from paced_megatron.rollout.checks import end_warnings
 from paced_megatron.training.writers import check_installed
 
 if TYPE_CHECKING:
@@ -80,6 +81,16 @@ class Inputs:
             return self.student, self.student_folder
         assert self.teacher is not None and self.teacher_folder is not None, "a rule asks for teacher.path"
         return self.teacher, self.teacher_folder
+
+
+def input_warnings(inputs: Inputs) -> list[str]:
+    """What is allowed and seldom meant: that the teacher ends a reply as the student's does not end."""
+    student, teacher = inputs.student_folder, inputs.teacher_folder
+    if teacher is None or teacher == student:
+        return []
+    return end_warnings(
+        student, teacher, inputs.tokenizer, load_tokenizer(teacher), inputs.student.vocab_size
+    )
 
 
 def read_inputs(config: Config) -> Inputs:

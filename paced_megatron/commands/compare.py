@@ -137,13 +137,14 @@ def _work_as_rank(experiment: Experiment, inputs: Inputs, skip_memory_check: boo
     from paced_megatron.device_check import check_devices
     from paced_megatron.experiments.compare import run_missing
     from paced_megatron.experiments.finish import finish
+    from paced_megatron.inputs import input_warnings
     from paced_megatron.progress import console_for, warn
 
     rank = int(os.environ.get("RANK", "0"))
     console = console_for(rank)
 
     def work(world: World) -> None:
-        warnings: dict[str, None] = {}
+        warnings = dict.fromkeys(input_warnings(inputs))
         for name, config in experiment.configs.items():  # they may differ in what training takes
             try:
                 warnings |= dict.fromkeys(

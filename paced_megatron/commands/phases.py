@@ -153,6 +153,7 @@ def _work_as_rank(
     """This process's part of the job."""
     from paced_megatron.claim import claim_run_folder
     from paced_megatron.device_check import check_devices
+    from paced_megatron.inputs import input_warnings
     from paced_megatron.job import Job, job_engine
     from paced_megatron.progress import console_for, warn
     from paced_megatron.runtime.run_lock import run_lock
@@ -167,7 +168,7 @@ def _work_as_rank(
             job = Job(config, inputs, folder, world, console, rollouts)
             if inputs.dropped:
                 job.say(f"training problems that are held-out ones too, left out: {len(inputs.dropped)}")
-            for line in _end_warnings(inputs):
+            for line in input_warnings(inputs):
                 job.warn(line)
             if world.is_lead:
                 with run_lock(folder.path):
@@ -177,15 +178,3 @@ def _work_as_rank(
                 verb.work(job, stages)
 
     return work_joined(config, work)
-
-
-def _end_warnings(inputs: Inputs) -> list[str]:
-    from paced_megatron.problems.tokenizer import load_tokenizer
-    from paced_megatron.rollout.checks import end_warnings
-
-    student, teacher = inputs.student_folder, inputs.teacher_folder
-    if teacher is None or teacher == student:
-        return []
-    return end_warnings(
-        student, teacher, inputs.tokenizer, load_tokenizer(teacher), inputs.student.vocab_size
-    )

@@ -165,3 +165,22 @@ def test_a_mistake_found_by_rank_0_in_the_middle_ends_all_ranks_with_its_line_an
     assert code == 2
     assert len(errors.strip().splitlines()) == 1 and "frontier" in errors
     assert "Traceback" not in output + errors
+
+
+def test_what_is_allowed_and_seldom_meant_is_told_at_the_start(recipe, capsys, monkeypatch):
+    """Here of a teacher that ends its replies with a token at which the student writes on (rollout/checks.py)."""
+    teacher = copy_model(recipe, "teacher")
+    colon = json.loads((teacher / "tokenizer.json").read_text())["model"]["vocab"][":"]
+    edit_json(teacher / "generation_config.json", eos_token_id=[1, colon])
+    assert main(["rollout", str(recipe)]) == 0
+    told = f"warning: {teacher} ends a reply with token {colon} (:)"
+    assert told in " ".join(capsys.readouterr().out.split())
+
+    experiment = recipe.parent / "experiment.yaml"
+    base = yaml.safe_load(recipe.read_text()) | {"run_dir": "arms"}
+    experiment.write_text(yaml.safe_dump({"base": base, "arms": {"paced": {}}, "seeds": [1]}))
+    # Its runs and their report are tested elsewhere, and take half a minute.
+    monkeypatch.setattr("paced_megatron.experiments.compare.run_missing", lambda *work: None)
+    monkeypatch.setattr("paced_megatron.experiments.finish.finish", lambda *work: None)
+    assert main(["compare", str(experiment)]) == 0
+    assert told in " ".join(capsys.readouterr().out.split())
