@@ -161,6 +161,13 @@ def test_text_markdown_and_json_say_the_same(tmp_path: Path) -> None:
     )
 
 
+def test_a_name_with_brackets_or_colons_stands_in_the_table_as_it_is() -> None:
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(terminal_table([measurement("run[a]", TWO), measurement("b:smile:", TWO, title="own[x]")]))
+    text = console.export_text()
+    assert "run[a]" in text and "minus run[a]" in text and "b:smile:" in text and "own[x]" in text
+
+
 def test_one_model_has_no_column_of_differences() -> None:
     document = markdown([measurement("student", TWO)])
     assert "| benchmark | metric | model | % |\n" in document and "| minus" not in document

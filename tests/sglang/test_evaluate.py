@@ -57,6 +57,8 @@ def test_the_verb_starts_a_server_whose_numbers_are_those_of_the_embedded_engine
     said = capsys.readouterr().out
     left = [p for p in psutil.process_iter(["cmdline"]) if str(STUDENT) in (p.info["cmdline"] or [])]
     assert not left
+    # SGLang says with what it was started. It would find by itself that there is no GPU.
+    assert "max_total_tokens=65536" in (out / "logs" / "sglang.log").read_text(errors="replace")
     assert main([*asked, "--out", str(embedded)]) == 0
     for name in ("student", "noisy"):
         assert attempts(out, name) == attempts(embedded, name)
