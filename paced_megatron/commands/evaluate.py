@@ -18,8 +18,9 @@ PHASE = phases.Verb(
     phases.phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
 )
 YAML = (".yaml", ".yml")
+SEED, BATCH_SIZE = 1234, 64
 # Those of folders alone whose default is none.
-FOR_FOLDERS = (
+NONE_BY_DEFAULT = (
     "benchmark",
     "data",
     "field",
@@ -36,6 +37,14 @@ FOR_FOLDERS = (
     "forgetting_fewshot",
     "forgetting_include_path",
 )
+# Those of folders alone -> their default.
+FOR_FOLDERS: dict[str, object] = {
+    **dict.fromkeys(NONE_BY_DEFAULT),
+    "preset": DEFAULT,
+    "seed": SEED,
+    "batch_size": BATCH_SIZE,
+    "launch_args": "",
+}
 USAGE = Usage(
     description="Of a run's YAML: accuracy of the exported student on the held-out problems, as `paced run` "
     "has it. Of the folders of models or runs (a run stands for its last stage's student): avg@k, pass@k and "
@@ -128,14 +137,16 @@ def add(verbs: Any) -> None:
         help="ask and score as this run does: its problems.prompts and problems.verifier",
     )
     add("--limit", type=int, metavar="N", help="only the first N problems of each benchmark")
-    add("--seed", type=int, default=1234, metavar="N", help="of the attempts (default: 1234)")
+    add("--seed", type=int, default=SEED, metavar="N", help=f"of the attempts (default: {SEED})")
     add(
         "--out",
         type=Path,
         metavar="DIR",
         help="for the results (default: TARGET/evaluation, and ./evaluations)",
     )
-    add("--batch-size", type=int, default=64, metavar="N", help="attempts at a time, without a server")
+    add(
+        "--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="attempts at a time, without a server"
+    )
     server = command.add_mutually_exclusive_group()
     server.add_argument(
         "--url", metavar="URL", help="an SGLang server; it is given the weights of each folder in turn"
@@ -155,8 +166,8 @@ def add(verbs: Any) -> None:
 
 def _refuse_those_for_folders(options: argparse.Namespace, config: str) -> None:
     """Raise UserError for the first of them that was given; a phase would go its own way without a word."""
-    for name in FOR_FOLDERS:
-        if getattr(options, name) not in (None, [], ()):
+    for name, default in FOR_FOLDERS.items():
+        if getattr(options, name) not in (default, [], ()):
             raise UserError(
                 f"--{name.replace('_', '-')} is for folders; {config} has keys for that (problems.test, "
                 "evaluation.*), which key=value replaces"

@@ -141,6 +141,10 @@ def _engine(
 ) -> EngineSetting:
     """How the engine is made; a server that runs is looked at, and nothing is loaded."""
     rollout = RolloutConfig(batch_size=options.batch_size)
+    if options.launch_args and options.launch is None:
+        raise UserError(
+            f"--launch-args {options.launch_args!r} is for the server that --launch PYTHON starts"
+        )
     if options.url is not None:
         rollout = replace(rollout, engine="sglang", urls=[options.url])
         _check_server(options.url, targets)

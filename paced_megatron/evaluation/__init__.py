@@ -6,7 +6,8 @@ FOLDER...`: any models on benchmarks. A benchmark is a row of `benchmarks.py`, a
 `presets.py`;
 `task.py` is one model on one benchmark with all that decides its attempts, `measurement.py` its numbers,
 `comparison.py` the tables. What avg@k, pass@k, maj@k and every interval over problems are stands in
-`estimates.py`. Making attempts belongs to `rollout/`, scoring one to `problems/verify.py`.
+`estimates.py`, which wrong answers are one for maj@k in `votes.py`. Making attempts belongs to `rollout/`,
+scoring one to `problems/verify.py`.
 
 `forgetting.py` has lm-eval measure a model on its tasks, `forgotten.py` says how much of it was lost, and
 `forgetting_files.py` what is still to be measured. Open `estimates.py`, then `evaluate.py`.

@@ -30,7 +30,7 @@ class EvaluationRow:
         decoding: "sampled" (evaluation.temperature and so on, k attempts a problem) or "greedy" (one).
         accuracy: avg@k in [0, 1]: mean over problems of the share of their k attempts that are correct.
         standard_error: of `accuracy` over problems: sample deviation of the problems' shares /
-            sqrt(problems).
+            sqrt(problems); None for one problem, which has no spread.
         problems, attempts: how many problems, and attempts at each (k).
         tokens: of all attempts together, prompts left out.
         outcomes: attempts by kind (correct, incorrect, unparsable, truncated, timed_out).
@@ -47,7 +47,7 @@ class EvaluationRow:
     decoding: str
     weight_version: str
     accuracy: float
-    standard_error: float
+    standard_error: float | None
     problems: int
     attempts: int
     tokens: int
@@ -125,9 +125,9 @@ def _mean(values: Any) -> float:
     return math.fsum(values) / len(values)
 
 
-def _standard_error(shares: Sequence[float]) -> float:
+def _standard_error(shares: Sequence[float]) -> float | None:
     if len(shares) < 2:
-        return math.nan
+        return None
     mean = _mean(shares)
     return math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / (len(shares) - 1) / len(shares))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from paced_megatron.evaluation.estimates import Estimate, paired
 from paced_megatron.evaluation.measurement import Measurement
@@ -124,9 +125,10 @@ def terminal_table(measurements: Sequence[Measurement]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in headings:
         words = name in WORDS
-        table.add_column(name, justify="left" if words else "right", overflow="fold")
+        # Text stands as it is; of a str rich would take [x] in a model's name for markup.
+        table.add_column(Text(name), justify="left" if words else "right", overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))
     return table
 
 

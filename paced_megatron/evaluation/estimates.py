@@ -7,7 +7,7 @@ attempts that were made. This is the one bootstrap of the tree; report/ uses it 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -153,12 +153,3 @@ def sampling_error(counts: Sequence[tuple[int, int]]) -> float | None:
         return None
     shares = [(avg_at(correct, attempts), attempts) for correct, attempts in counts]
     return math.sqrt(math.fsum(p * (1 - p) / (k - 1) for p, k in shares)) / len(counts)
-
-
-def votes(answers: Sequence[Hashable | None]) -> list[int]:
-    """How many attempts gave each answer; None is no answer."""
-    counts: dict[Hashable, int] = {}
-    for answer in answers:
-        if answer is not None:
-            counts[answer] = counts.get(answer, 0) + 1
-    return list(counts.values())

@@ -10,8 +10,9 @@ from itertools import groupby
 
 from rich.console import Console
 
-from paced_megatron.evaluation.measurement import RESULT, Measurement, numbers
+from paced_megatron.evaluation.measurement import RESULT, Measurement, by_problem_id, numbers
 from paced_megatron.evaluation.task import Task
+from paced_megatron.evaluation.votes import VOTES, wrong_votes
 from paced_megatron.problems.verify import Verifier
 from paced_megatron.progress import say, track
 from paced_megatron.rollout.attempts import Attempt, recover_attempts
@@ -80,7 +81,7 @@ def _evaluate_model(
                 for task, attempts in zip(tasks, found, strict=True)
             ]
     return [
-        _measured(task, attempts)
+        _measured(task, attempts, verifiers.of(task))
         for task, attempts in zip(tasks, found, strict=True)
         if attempts is not None  # always, by now
     ]
@@ -120,9 +121,17 @@ def _attempted(task: Task, engine: RolloutEngine, verifiers: Verifiers, console:
     return attempts
 
 
-def _measured(task: Task, attempts: Sequence[Attempt]) -> Measurement:
+def _measured(task: Task, attempts: Sequence[Attempt], verifier: Verifier) -> Measurement:
     """The measurement; it is in result.json, too."""
     protocol, problems = task.protocol, task.problems
+    wrong = wrong_votes(
+        by_problem_id(attempts),
+        protocol.pass_at,
+        task.verifier.answer_marker,
+        verifier.judge_many,
+        task.folder / VOTES,
+        check=lambda: stop_if_asked(f"all attempts are in {task.attempts_file}"),
+    )
     measurement = Measurement(
         target=task.target.name,
         folder=str(task.target.folder),
@@ -140,7 +149,7 @@ def _measured(task: Task, attempts: Sequence[Attempt]) -> Measurement:
         verifier=task.settings["verifier"],
         seed=protocol.seed,
         engine=task.engine,
-        **numbers(attempts, protocol.pass_at, task.verifier),
+        **numbers(attempts, protocol.pass_at, wrong),
     )
     write_atomically(task.folder / RESULT, measurement.to_json())
     return measurement

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paced_megatron.config import VerifierConfig
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.estimates import (
     Estimate,
@@ -18,9 +17,7 @@ from paced_megatron.evaluation.estimates import (
     over_problems,
     pass_at,
     sampling_error,
-    votes,
 )
-from paced_megatron.problems.answers import final_answer, plain
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.rollout.attempts import Attempt, outcome_counts, outcome_warnings
 
@@ -77,47 +74,48 @@ class Measurement:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def values_by_problem(
-    attempts: Sequence[Attempt], pass_at_ks: Sequence[int], verifier: VerifierConfig
-) -> dict[str, dict[str, float]]:
-    """Metric -> problem id -> value: avg@K, pass@k and maj@k of each problem's attempts.
-
-    For maj@k all correct attempts have one answer, by the verifier; of the others, those have one answer that
-    spell it alike (`problems.answers.plain`). An attempt that is truncated, or has no answer that could be
-    read, has no vote.
-    """
+def by_problem_id(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
+    """Problem id -> its attempts, both in their order."""
     of_problem: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         of_problem[attempt.problem_id].append(attempt)
+    return dict(of_problem)
+
+
+def values_by_problem(
+    attempts: Mapping[str, Sequence[Attempt]], pass_at_ks: Sequence[int], wrong: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """Metric -> problem id -> value: avg@K, pass@k and maj@k of each problem's attempts.
+
+    Args:
+        attempts: problem id -> all attempts at it; to maj@k all correct ones give one answer.
+        wrong: problem id -> the votes for each of its other answers (`votes.wrong_votes`).
+    """
     values: dict[str, dict[str, float]] = defaultdict(dict)
-    for problem, made in of_problem.items():
+    for problem, made in attempts.items():
         correct, total = sum(attempt.outcome is Outcome.CORRECT for attempt in made), len(made)
-        wrong = votes([_wrong_answer(attempt, verifier) for attempt in made])
         values[f"avg@{total}"][problem] = avg_at(correct, total)
         for k in pass_at_ks:
             values[f"pass@{k}"][problem] = pass_at(correct, total, k)
         for k in pass_at_ks:
-            values[f"maj@{k}"][problem] = maj_at(correct, wrong, total, k)
+            values[f"maj@{k}"][problem] = maj_at(correct, wrong[problem], total, k)
     return dict(values)
 
 
-def _wrong_answer(attempt: Attempt, verifier: VerifierConfig) -> str | None:
-    if attempt.outcome not in (Outcome.INCORRECT, Outcome.TIMED_OUT):
-        return None
-    answer = final_answer(attempt.text, verifier.answer_marker)
-    return None if answer is None else plain(answer)
-
-
-def numbers(attempts: Sequence[Attempt], ks: Sequence[int], verifier: VerifierConfig) -> dict[str, Any]:
-    """The fields of a Measurement that come from its attempts."""
-    by_problem = values_by_problem(attempts, ks, verifier)
-    counts: dict[str, list[bool]] = defaultdict(list)
-    for attempt in attempts:
-        counts[attempt.problem_id].append(attempt.outcome is Outcome.CORRECT)
+def numbers(
+    attempts: Sequence[Attempt], ks: Sequence[int], wrong: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """The fields of a Measurement that come from its attempts; `wrong` as in `values_by_problem`."""
+    of_problem = by_problem_id(attempts)
+    by_problem = values_by_problem(of_problem, ks, wrong)
+    counts = [
+        (sum(attempt.outcome is Outcome.CORRECT for attempt in made), len(made))
+        for made in of_problem.values()
+    ]
     return {
-        "problems": len(counts),
+        "problems": len(of_problem),
         "metrics": {name: over_problems(list(of.values())) for name, of in by_problem.items()},
-        "sampling_error": sampling_error([(sum(correct), len(correct)) for correct in counts.values()]),
+        "sampling_error": sampling_error(counts),
         "outcomes": outcome_counts(attempts),
         "tokens": sum(len(attempt.token_ids) for attempt in attempts),
         "warnings": outcome_warnings(attempts, REMEDIES),

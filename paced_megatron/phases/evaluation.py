@@ -188,7 +188,9 @@ def _attempt_training_problems_again(job: Job, number: int) -> None:
 
 
 def _accuracy(row: EvaluationRow) -> str:
+    what = f"{row.problem_set}, {row.decoding}: accuracy {row.accuracy:.1%}"
+    if row.standard_error is None:
+        return f"{what} (1 problem, avg@{row.attempts})"
     return (
-        f"{row.problem_set}, {row.decoding}: accuracy {row.accuracy:.1%} ± {row.standard_error:.1%} "
-        f"(standard error over {row.problems} problems, avg@{row.attempts})"
+        f"{what} ± {row.standard_error:.1%} (standard error over {row.problems} problems, avg@{row.attempts})"
     )

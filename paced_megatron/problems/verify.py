@@ -84,13 +84,15 @@ class Verifier:
             counts = f"{len(texts)} texts, {len(problems)} problems, {len(finish_reasons)} finish reasons"
             raise ValueError(f"one of each for every attempt, not {counts}")
         attempts = zip(texts, problems, finish_reasons, strict=True)
-        settled = [self._settle(*attempt) for attempt in attempts]
-        open_pairs = list(dict.fromkeys(s for s in settled if not isinstance(s, Outcome)))
-        judged = dict(zip(open_pairs, self._judge(open_pairs), strict=True))
-        outcomes = [s if isinstance(s, Outcome) else judged[s] for s in settled]
+        outcomes = self._outcomes([self._settle(*attempt) for attempt in attempts])
         if len(outcomes) != len(texts):
             raise RuntimeError(f"{len(outcomes)} outcomes for {len(texts)} attempts")
         return outcomes
+
+    def judge_many(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """The verdict on each (answer, gold), both as `final_answer` gives them; in their order."""
+        compare = VERIFIERS[self._config.kind]
+        return self._outcomes([compare(answer, gold) or (answer, gold) for answer, gold in pairs])
 
     def _settle(self, text: str, problem: Problem, finish_reason: str) -> Outcome | tuple[str, str]:
         """The outcome, or where text does not tell: (answer, gold), to be compared in value."""
@@ -106,6 +108,12 @@ class Verifier:
         if not problem.answer.strip():
             return Outcome.INCORRECT
         return VERIFIERS[self._config.kind](answer, problem.answer) or (answer, problem.answer)
+
+    def _outcomes(self, settled: Sequence[Outcome | tuple[str, str]]) -> list[Outcome]:
+        """Those that are settled, and of each pair that is not the workers' verdict."""
+        open_pairs = list(dict.fromkeys(s for s in settled if not isinstance(s, Outcome)))
+        judged = dict(zip(open_pairs, self._judge(open_pairs), strict=True))
+        return [s if isinstance(s, Outcome) else judged[s] for s in settled]
 
     def _judge(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
         new = [pair for pair in pairs if pair not in self._known]

@@ -209,7 +209,7 @@ def _accuracy(row: EvaluationRow | None) -> str:
     if row is None:
         return "–"
     value = f"{100 * row.accuracy:.1f} %"
-    if row.problems < 2 or row.standard_error < 1e-12:  # rounding of the mean aside
+    if row.problems < 2 or row.standard_error is None or row.standard_error < 1e-12:  # but for rounding
         return value
     half = t_quantile(row.problems - 1) * row.standard_error
     low, high = max(0.0, row.accuracy - half), min(1.0, row.accuracy + half)

@@ -38,7 +38,8 @@ def _table(rows: Sequence[EvaluationRow]) -> Table:
     for heading in ("stage", "step", "all", *levels):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        accuracy = f"{100 * row.accuracy:.1f} ± {100 * row.standard_error:.1f}"
+        error = "" if row.standard_error is None else f" ± {100 * row.standard_error:.1f}"
+        accuracy = f"{100 * row.accuracy:.1f}{error}"
         by_level = (_whole_percent(row.accuracy_by_level.get(level)) for level in levels)
         table.add_row(str(row.stage), str(row.step), accuracy, *by_level)
     return table

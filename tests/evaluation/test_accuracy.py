@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.accuracy import add_row, measure, read_rows
 from paced_megatron.problems.outcome import Outcome
+from paced_megatron.report.table import evaluation_table
 from paced_megatron.rollout.attempts import Attempt
 
 
@@ -53,6 +56,29 @@ def test_accuracy_is_the_mean_over_problems_of_the_share_correct():
     assert measured.standard_error == pytest.approx(0.5 / math.sqrt(3))  # shares 1, 1/2, 0
     assert (measured.problems, measured.attempts) == (3, 2)
     assert measured.accuracy_by_level == {"easy": pytest.approx(0.75)}
+
+
+def test_one_problem_has_no_standard_error_and_the_file_is_still_json(tmp_path):
+    one = measure(
+        attempts("a", RIGHT, WRONG),
+        stage=1,
+        step=0,
+        problem_set="test",
+        decoding="sampled",
+        levels={},
+        strata={},
+        sampling={},
+    )
+    add_row(tmp_path / "evaluation.json", one)
+    assert read_rows(tmp_path / "evaluation.json") == [one] and one.standard_error is None
+    assert "NaN" not in (tmp_path / "evaluation.json").read_text()
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(evaluation_table([one]))
+    assert (
+        "50.0" in (text := console.export_text())
+        and "nan" not in text
+        and "± " not in text.partition("\n")[2]
+    )
 
 
 def test_every_kind_of_outcome_is_counted_and_none_is_lost():

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from paced_megatron.config import VerifierConfig
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.comparison import (
     heading,
@@ -24,6 +23,7 @@ from paced_megatron.evaluation.estimates import paired
 from paced_megatron.evaluation.measurement import (
     RESULT,
     Measurement,
+    by_problem_id,
     numbers,
     read_measurements,
     values_by_problem,
@@ -55,23 +55,19 @@ TWO = attempts(
 )
 
 
+VOTES = {"a": [2], "b": []}  # for each of the wrong answers
+
+
 def test_each_problem_has_its_avg_pass_and_maj() -> None:
-    values = values_by_problem(TWO, (1, 4), VerifierConfig())
+    values = values_by_problem(by_problem_id(TWO), (1, 4), VOTES)
     assert values["avg@4"] == {"a": 0.5, "b": 0.25}
     assert values["pass@4"] == {"a": 1.0, "b": 1.0}
     assert values["maj@4"] == {"a": 0.5, "b": 1.0}
     assert values["pass@1"] == values["maj@1"] == values["avg@4"]
 
 
-def test_an_answer_behind_a_marker_votes_as_one_in_a_box() -> None:
-    said = attempts(a=[(RIGHT, "# 2"), (WRONG, "# 3"), (WRONG, "so # 3"), (RIGHT, "# 2.0"), (RIGHT, "#2")])
-    assert values_by_problem(said, (5,), VerifierConfig(answer_marker="#"))["maj@5"] == {"a": 1.0}
-    said = attempts(a=[(RIGHT, "# 2"), (WRONG, "# 3"), (WRONG, "so # 3")])
-    assert values_by_problem(said, (3,), VerifierConfig(answer_marker="#"))["maj@3"] == {"a": 0.0}
-
-
 def test_outcomes_are_counted_and_more_than_a_twentieth_truncated_is_warned_of() -> None:
-    found = numbers(TWO, (4,), VerifierConfig())
+    found = numbers(TWO, (4,), VOTES)
     assert found["outcomes"] == {
         "correct": 3,
         "incorrect": 2,
@@ -84,7 +80,7 @@ def test_outcomes_are_counted_and_more_than_a_twentieth_truncated_is_warned_of()
         "25% of the attempts are truncated: raise --max-new-tokens, or the numbers come out too low"
     ]
     few = attempts(a=[boxed(RIGHT, "2")] * 19 + [boxed(CUT, "2")])
-    assert numbers(few, (), VerifierConfig())["warnings"] == []
+    assert numbers(few, (), {})["warnings"] == []
 
 
 def measurement(target: str, made: list[Attempt], **fields) -> Measurement:
@@ -106,7 +102,7 @@ def measurement(target: str, made: list[Attempt], **fields) -> Measurement:
         "seed": 1,
         "engine": "embedded",
     } | fields
-    return Measurement(**told, **numbers(made, (4,), VerifierConfig()))
+    return Measurement(**told, **numbers(made, (4,), VOTES))
 
 
 def test_a_result_is_read_back_as_it_was_and_a_broken_one_is_named(tmp_path: Path) -> None:
@@ -163,6 +159,13 @@ def test_text_markdown_and_json_say_the_same(tmp_path: Path) -> None:
         "own, student: 8 attempts, 37.5 % correct, 25.0 % incorrect, 12.5 % unparsable, 25.0 % truncated; "
         "2 tokens each"
     )
+
+
+def test_a_name_with_brackets_or_colons_stands_in_the_table_as_it_is() -> None:
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(terminal_table([measurement("run[a]", TWO), measurement("b:smile:", TWO, title="own[x]")]))
+    text = console.export_text()
+    assert "run[a]" in text and "minus run[a]" in text and "b:smile:" in text and "own[x]" in text
 
 
 def test_one_model_has_no_column_of_differences() -> None:

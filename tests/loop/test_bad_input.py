@@ -168,7 +168,7 @@ def test_a_mistake_found_by_rank_0_in_the_middle_ends_all_ranks_with_its_line_an
 
 
 def test_what_is_allowed_and_seldom_meant_is_told_at_the_start(recipe, capsys, monkeypatch):
-    """Here of a teacher that ends its replies with a token at which the student writes on (rollout/checks.py)."""
+    """A teacher that ends its replies with a token at which the student writes on (rollout/checks.py)."""
     teacher = copy_model(recipe, "teacher")
     colon = json.loads((teacher / "tokenizer.json").read_text())["model"]["vocab"][":"]
     edit_json(teacher / "generation_config.json", eos_token_id=[1, colon])
@@ -182,5 +182,5 @@ def test_what_is_allowed_and_seldom_meant_is_told_at_the_start(recipe, capsys, m
     # Its runs and their report are tested elsewhere, and take half a minute.
     monkeypatch.setattr("paced_megatron.experiments.compare.run_missing", lambda *work: None)
     monkeypatch.setattr("paced_megatron.experiments.finish.finish", lambda *work: None)
-    assert main(["compare", str(experiment)]) == 0
+    assert main(["compare", str(experiment)]) == 0, capsys.readouterr().err
     assert told in " ".join(capsys.readouterr().out.split())

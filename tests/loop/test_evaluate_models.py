@@ -174,6 +174,10 @@ def test_a_run_is_evaluated_by_its_last_student(
         (["--benchmark", "FILE", "--stage", "1"], ["--stage is for a run's YAML"]),
         (["--benchmark", "FILE", "--url", "http://127.0.0.1:9"], ["--url http://127.0.0.1:9"]),
         (["--benchmark", "FILE", "--launch", "/nowhere/python"], ["--launch /nowhere/python"]),
+        (
+            ["--benchmark", "FILE", *ASKED, "--launch-args=--tp-size 2"],
+            ["--launch-args '--tp-size 2'", "--launch"],
+        ),
         (["--benchmark", "FILE", "--prompts-of", "/nowhere.yaml"], ["/nowhere.yaml: no such file"]),
         (["--benchmark", "FILE", "--prompts-of", "/tmp"], ["--prompts-of /tmp", "config.yaml"]),
         (
@@ -257,6 +261,9 @@ def test_a_yaml_is_the_phase_and_takes_no_benchmark(
     assert "--thinking is for folders" in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "--limit", "5"]) == 2
     assert "--limit is for folders; " in capsys.readouterr().err
+    for name, value in (("preset", "greedy"), ("seed", "7"), ("batch-size", "8"), ("launch-args", "x")):
+        assert main(["evaluate", str(recipe), f"--{name}", value]) == 2
+        assert f"--{name} is for folders; " in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "training.lrr=1"]) == 2
     assert "training.lrr" in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "--stage", "2"]) == 2

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
+from loop.recipes import QUICKSTART
 from paced_megatron.config import RolloutConfig
 from paced_megatron.problems.outcome import Outcome
 from paced_megatron.rollout import Attempt, Request, Sampling, attempt_requests, collect_attempts
@@ -19,6 +21,22 @@ ATTEMPTS = 4
 VERSION = "stage-1"
 DRAWN = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=24)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=-1, max_new_tokens=24)
+
+
+def noisy_student(folder: Path) -> Path:
+    """The quickstart's student with each weight a little off, in a new folder: other answers, and the same
+    shapes, so that one server serves both."""
+    folder.mkdir()
+    for path in (QUICKSTART / "student").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    generator = torch.Generator().manual_seed(33)
+    tensors = load_file(QUICKSTART / "student" / "model.safetensors")
+    noisy = {
+        name: (t.float() * (1 + 0.1 * torch.randn(t.shape, generator=generator))).to(t.dtype)
+        for name, t in tensors.items()
+    }
+    save_file(noisy, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def some_requests(problems: int, seed: int = 41, attempts: int = ATTEMPTS) -> list[Request]:

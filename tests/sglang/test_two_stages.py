@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from loop.recipes import ATTEMPTS, QUICKSTART, TRAIN_PROBLEMS, keys, records, run_paced, write_recipe
@@ -21,26 +21,12 @@ from paced_megatron.config import PromptConfig
 from paced_megatron.models.hidden_states import transformers_states
 from paced_megatron.problems.problem import Problem
 from paced_megatron.problems.prompts import prompt_token_ids
+from sglang.rollouts import noisy_student
 from sglang_server import STARTUP_S, Launch
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(STARTUP_S + 360)]
 
 ITERS, ON_POLICY_STEPS, BATCH = 4, 3, 4
-
-
-def noisy_student(folder: Path) -> Path:
-    """A teacher of the student's shapes, so that one server serves both: its weights, each a little off."""
-    folder.mkdir()
-    for path in (QUICKSTART / "student").iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    generator = torch.Generator().manual_seed(33)
-    tensors = load_file(QUICKSTART / "student" / "model.safetensors")
-    noisy = {
-        name: (t.float() * (1 + 0.1 * torch.randn(t.shape, generator=generator))).to(t.dtype)
-        for name, t in tensors.items()
-    }
-    save_file(noisy, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @pytest.fixture(scope="module")
