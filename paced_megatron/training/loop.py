@@ -14,7 +14,7 @@ from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.progress import say, track, warn
 from paced_megatron.run_folder import StageFolder
 from paced_megatron.runtime.files import cannot_write
-from paced_megatron.runtime.signals import Stopped, asked_by_number
+from paced_megatron.runtime.signals import Stopped, as_number
 from paced_megatron.training.budget import EMPTY, Meter, without_texts, write_ended
 from paced_megatron.training.checkpoints import (
     InForce,
@@ -144,7 +144,8 @@ def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> tuple[
     started = time.perf_counter()
     sums, grad_norm, lr = _update(trainer, batch)
     seconds = time.perf_counter() - started if trainer.world.is_lead else 0.0  # the largest is taken
-    timing_s, (asked, step_time) = trainer.timers.seconds(trainer.student.device, asked_by_number(), seconds)
+    heard = as_number(trainer.world.lead.asked())
+    timing_s, (asked, step_time) = trainer.timers.seconds(trainer.student.device, heard, seconds)
     trainer.count(batch.examples, step_time)
     metrics = step_metrics(
         batch.examples,
