@@ -68,9 +68,9 @@ def train_stage(
     done = lead.agree(latest_iteration(folder.checkpoints))
     in_force = InForce.of(folder)
     if done:
-        other_layout = load_checkpoint(folder.checkpoints, done, trainer, in_force)
-        if other_layout and trainer.world.is_lead:
-            say(console, f"stage {folder.number}: {other_layout}")
+        told = load_checkpoint(folder.checkpoints, done, trainer, in_force)
+        if told and trainer.world.is_lead:
+            say(console, f"stage {folder.number}: {told}")
         if _evaluation_is_due(done, meter.why_ended(patience), evaluate_every):
             on_evaluation(done, trainer.student.chunks)  # the run may have been killed during it
     lead.alone(lambda: check_room(folder.checkpoints, trainer), "looking for room for a checkpoint")

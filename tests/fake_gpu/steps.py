@@ -18,6 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from fake_gpu.device import CUDA, fake_gpu
 from fake_gpu.record import FakeGpu
 from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
+from paced_megatron.runtime.lead import Lead
 from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World, parallel_groups
 from paced_megatron.training.examples import Example
@@ -94,7 +95,8 @@ def trainer_on(rank: int, student_folder: Path, teacher_folder: Path, case: Case
         parallel.pipeline_model_parallel_size,
         parallel.virtual_pipeline_model_parallel_size,
     )
-    world = World(rank, parallel.world_size, CUDA, groups, None, place_teacher(groups, **case.teacher))
+    lead = Lead(0, 1, None)  # for whom a step asks whether to stop: nobody else is there
+    world = World(rank, parallel.world_size, CUDA, groups, lead, place_teacher(groups, **case.teacher))
     keys = {"micro_batch_size": 2, "global_batch_size": 8, "params_dtype": "bfloat16"} | case.training
     if "loss_kernels" in {key.name for key in fields(TrainingConfig)}:
         keys.setdefault("loss_kernels", "torch")  # Triton's are started on a real device alone
