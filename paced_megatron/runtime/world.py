@@ -77,6 +77,9 @@ def parallel_groups(
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
         virtual_pipeline_model_parallel_size=virtual_pipeline_model_parallel_size,
+        # A second set beside NCCL's, over which Megatron gathers the distributed optimizer's state for
+        # checkpoints of its older format. Ours are written in the ranks (training/checkpoints/).
+        create_gloo_process_groups=False,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return ProcessGroupCollection.use_mpu_process_groups()

@@ -53,10 +53,6 @@ def rank_on_gpu(rank: int, world_size: int) -> Iterator[FakeGpu]:
     """This process as that rank of an NCCL job, whose other ranks aren't there: what is sent goes nowhere,
     and what is received has no content. A collective of a tensor on the host raises, as NCCL would."""
 
-    # Megatron makes a second set of groups for gloo, which wait for the other ranks.
-    def no_gloo(*args: Any, _original: Any = dist.new_group, **kwargs: Any) -> Any:
-        return _original(*args, **{**kwargs, "backend": None})
-
     # torch carries objects in tensors that it puts on NCCL's device by itself; the arguments have its names.
     def to_all(object_list: list[Any], obj: Any, group: Any = None) -> None:
         object_list[:] = [obj] * len(object_list)
@@ -71,7 +67,6 @@ def rank_on_gpu(rank: int, world_size: int) -> Iterator[FakeGpu]:
         scatter_object_output_list[0] = (scatter_object_input_list or [None])[0]
 
     answers = {
-        "new_group": no_gloo,
         "all_gather_object": to_all,
         "gather_object": to_first,
         "scatter_object_list": from_first,
