@@ -20,6 +20,7 @@ from paced_megatron.config import ParallelConfig, TeacherConfig
 from paced_megatron.errors import UserError
 from paced_megatron.runtime.bridge import make_bridge
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
+from paced_megatron.runtime.departure import leaving_last
 from paced_megatron.runtime.layout import Layout
 from paced_megatron.runtime.lead import Lead
 from paced_megatron.runtime.out_of_memory import OutOfMemory, ending_alone
@@ -105,6 +106,7 @@ def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) ->
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(_device())
         store = _job_store(rank, world_size)
+        stack.enter_context(leaving_last(dist.PrefixStore("departure", store), rank, students))
         groups = stack.enter_context(_joined_side("group", parallel, seed, rank, students, store, device))
         asked = asked_to_stop
         if teacher.own_ranks:
