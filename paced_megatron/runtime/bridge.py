@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from paced_megatron.runtime.lead import Lead
+from paced_megatron.runtime.signals import asked_to_stop
 
 LET_GO_S = 5.0  # for the teacher's side to hear that the job ends
 LOOK_S = 0.01  # between two looks for a call: each step has one
@@ -61,6 +62,12 @@ class Bridge:
         if self.calls is not None:
             self.calls.agree(END)
             self.calls.close(wait_s=LET_GO_S)
+
+    def asked(self) -> str | None:
+        """The name of the signal by which this process was asked to stop, on the students' rank 0 also a
+        process of the teacher's side; None: none was. No collective: what the teacher's side has heard it
+        leaves in the job's store, while it waits for a call."""
+        return asked_to_stop() if self.calls is None else self.calls.heard()
 
     def _share(self, details: Any) -> Any:
         shared = [details]

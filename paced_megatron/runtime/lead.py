@@ -52,7 +52,7 @@ class Lead:
         begin_patience_s: how long the others wait for rank 0 to come to the call at all; it shows no sign of
             life while it is still busy with something before.
         longest_pause_s: between two looks of the others at the store.
-        asked: whether this process was asked to stop, and by what.
+        asked: whether this process was asked to stop, and by what; or one that has told it alone.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Lead:
         self._begin_patience_s = begin_patience_s
         self._longest_pause_s = longest_pause_s
         self._calls = 0
-        self._asked = asked
+        self.asked = asked
 
     def alone(self, fn: Callable[[], T], what: str) -> T | None:
         """Run `fn` on rank 0, in the calling thread, and return its result; the others wait and return None.
@@ -104,18 +104,19 @@ class Lead:
 
         `saved` says, on rank 0, what is on disk.
         """
-        if asked := self.agree(self._heard() if self.rank == 0 else None):
+        if asked := self.agree(self.heard() if self.rank == 0 else None):
             raise Stopped(asked, saved)
 
     def stop_work_if_asked(self, saved: str) -> None:
         """The same inside of `alone`, for rank 0: between two units of work, when the last one is on disk.
         The other ranks raise Stopped too."""
-        if asked := self._heard():
+        if asked := self.heard():
             raise Stopped(asked, saved)
 
-    def _heard(self) -> str | None:
-        """What rank 0, or another rank while it waited, was asked by: a cluster may signal one rank alone."""
-        if (asked := self._asked()) or self._store is None or self.world_size == 1:
+    def heard(self) -> str | None:
+        """For rank 0: the name of the signal by which it, or another rank that has waited for it since, was
+        asked to stop; None: nobody was. A cluster may signal one rank alone."""
+        if (asked := self.asked()) or self._store is None or self.world_size == 1:
             return asked
         return self._store.get(ASKED).decode() if self._store.check([ASKED]) else None
 
@@ -186,10 +187,12 @@ class Lead:
         """Return when rank 0 has posted `done`. Only looks: a `get` would end with the store's timeout."""
         beat_key = self._key("beat")
         last_beat, last_change, pause, told = 0, time.monotonic(), 0.005, False
-        while not store.check([done]):
-            if not told and (asked := self._asked()):
+        while True:
+            if not told and (asked := self.asked()):  # first: rank 0 may have been here before, every time
                 store.set(ASKED, asked)
                 told = True
+            if store.check([done]):
+                return
             beat = store.add(beat_key, 0) if store.check([beat_key]) else 0
             now = time.monotonic()
             if beat != last_beat:

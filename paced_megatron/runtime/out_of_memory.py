@@ -13,6 +13,7 @@ import torch
 
 from paced_megatron.errors import UserError
 from paced_megatron.exit_codes import USER_ERROR
+from paced_megatron.runtime.files import cannot_write
 
 if TYPE_CHECKING:
     from paced_megatron.runtime.lead import Lead
@@ -29,7 +30,7 @@ _WORDS = (
 
 
 class OutOfMemory(UserError):
-    """Of one rank, or of another one that has told."""
+    """Of one rank; or what another one has told, of memory or of something else, before it ended alone."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -79,8 +80,9 @@ def how_much(error: BaseException) -> str:
 
 @contextmanager
 def ending_alone(lead: Lead, rank: int, device: torch.device) -> Iterator[None]:
-    """Around a rank's work: one without memory tells the others and ends at once; of these, one whose
-    collective breaks for it raises OutOfMemory with its words.
+    """Around a rank's work: one without memory tells the others and ends at once; so does one with a user's
+    mistake that may be its alone, such as a full disk where it writes. Of these, one whose collective breaks
+    for it raises a UserError with its words.
 
     With NCCL the others wait inside of a collective until whoever started them ends them, and the
     communicators can't be left alone: the process ends here.
@@ -102,3 +104,11 @@ def ending_alone(lead: Lead, rank: int, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             os._exit(USER_ERROR)
         raise OutOfMemory(cause) from error
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else cannot_write(error)
+        if told is None:
+            raise
+        lead.tell_failure(str(told))  # read only where it is this rank's alone
+        if told is error:
+            raise
+        raise told from error

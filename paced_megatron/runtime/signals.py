@@ -42,9 +42,9 @@ def asked_to_stop() -> str | None:
     return _heard[0].name if _heard else None
 
 
-def asked_by_number() -> int:
-    """The number of that signal, or 0: to be reduced over ranks."""
-    return int(_heard[0]) if _heard else 0
+def as_number(name: str | None) -> int:
+    """The number of the signal of this name, or 0: to be reduced over ranks."""
+    return int(signal.Signals[name]) if name else 0
 
 
 def stop_if_asked(saved: str) -> None:

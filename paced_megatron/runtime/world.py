@@ -20,10 +20,11 @@ from paced_megatron.config import ParallelConfig, TeacherConfig
 from paced_megatron.errors import UserError
 from paced_megatron.runtime.bridge import make_bridge
 from paced_megatron.runtime.cpu import CPU, megatron_on_cpu
+from paced_megatron.runtime.departure import leaving_last
 from paced_megatron.runtime.layout import Layout
 from paced_megatron.runtime.lead import Lead
 from paced_megatron.runtime.out_of_memory import OutOfMemory, ending_alone
-from paced_megatron.runtime.signals import Stopped
+from paced_megatron.runtime.signals import Stopped, asked_to_stop
 from paced_megatron.runtime.teacher_groups import TeacherPlace, place_teacher, teacher_place_apart
 
 
@@ -77,6 +78,9 @@ def parallel_groups(
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
         virtual_pipeline_model_parallel_size=virtual_pipeline_model_parallel_size,
+        # A second set beside NCCL's, over which Megatron gathers the distributed optimizer's state for
+        # checkpoints of its older format. Ours are written in the ranks (training/checkpoints/).
+        create_gloo_process_groups=False,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return ProcessGroupCollection.use_mpu_process_groups()
@@ -102,17 +106,20 @@ def joined_world(parallel: ParallelConfig, teacher: TeacherConfig, seed: int) ->
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(_device())
         store = _job_store(rank, world_size)
+        stack.enter_context(leaving_last(dist.PrefixStore("departure", store), rank, students))
         groups = stack.enter_context(_joined_side("group", parallel, seed, rank, students, store, device))
-        # Rank 0 writes an exported folder before it comes to the next call; a large one takes its time.
-        lead = Lead(rank, students, dist.PrefixStore("lead", store), begin_patience_s=3600.0)
+        asked = asked_to_stop
         if teacher.own_ranks:
             bridge = make_bridge(store, _backend(device), rank, students, world_size - students)
+            asked = bridge.asked
             place = teacher_place_apart(
                 bridge, _layout(parallel), _layout(_teachers(parallel, teacher)), None
             )
         else:
             sizes = teacher.tensor_model_parallel_size, teacher.pipeline_model_parallel_size
             place = place_teacher(groups, *sizes)
+        # Rank 0 writes an exported folder before it comes to the next call; a large one takes its time.
+        lead = Lead(rank, students, dist.PrefixStore("lead", store), begin_patience_s=3600.0, asked=asked)
         try:
             with ending_alone(lead, rank, device):
                 yield World(rank, students, device, groups, lead, place)

@@ -14,7 +14,7 @@ from paced_megatron.models.gpt import HiddenStatesModel
 from paced_megatron.progress import say, track, warn
 from paced_megatron.run_folder import StageFolder
 from paced_megatron.runtime.files import cannot_write
-from paced_megatron.runtime.signals import Stopped, asked_by_number
+from paced_megatron.runtime.signals import Stopped, as_number
 from paced_megatron.training.budget import EMPTY, Meter, without_texts, write_ended
 from paced_megatron.training.checkpoints import (
     InForce,
@@ -68,9 +68,9 @@ def train_stage(
     done = lead.agree(latest_iteration(folder.checkpoints))
     in_force = InForce.of(folder)
     if done:
-        other_layout = load_checkpoint(folder.checkpoints, done, trainer, in_force)
-        if other_layout and trainer.world.is_lead:
-            say(console, f"stage {folder.number}: {other_layout}")
+        told = load_checkpoint(folder.checkpoints, done, trainer, in_force)
+        if told and trainer.world.is_lead:
+            say(console, f"stage {folder.number}: {told}")
         if _evaluation_is_due(done, meter.why_ended(patience), evaluate_every):
             on_evaluation(done, trainer.student.chunks)  # the run may have been killed during it
     lead.alone(lambda: check_room(folder.checkpoints, trainer), "looking for room for a checkpoint")
@@ -144,7 +144,8 @@ def _timed_step(trainer: Trainer, batch: Batch, stage: int, step: int) -> tuple[
     started = time.perf_counter()
     sums, grad_norm, lr = _update(trainer, batch)
     seconds = time.perf_counter() - started if trainer.world.is_lead else 0.0  # the largest is taken
-    timing_s, (asked, step_time) = trainer.timers.seconds(trainer.student.device, asked_by_number(), seconds)
+    heard = as_number(trainer.world.lead.asked())
+    timing_s, (asked, step_time) = trainer.timers.seconds(trainer.student.device, heard, seconds)
     trainer.count(batch.examples, step_time)
     metrics = step_metrics(
         batch.examples,

@@ -151,12 +151,24 @@ def _answers(gpu: FakeGpu) -> dict[str, Any]:
         "current_stream": lambda device=None: stream,
         "default_stream": lambda device=None: stream,
         "stream": lambda of: contextlib.nullcontext(),
-        "get_rng_state": lambda device=None: torch.get_rng_state(),
-        "set_rng_state": lambda state, device=None: None,
+        "get_rng_state": _rng_state,
+        "set_rng_state": _set_rng_state,
         "manual_seed": lambda seed: None,
         "memory_allocated": lambda device=None: gpu.live,
         "max_memory_allocated": lambda device=None: gpu.peak,
     }
+
+
+CUDA_RNG_BYTES = 16  # a seed and an offset; the CPU's generator has 5056
+
+
+def _rng_state(*args: Any, **kwargs: Any) -> torch.Tensor:
+    return torch.zeros(CUDA_RNG_BYTES, dtype=torch.uint8)
+
+
+def _set_rng_state(state: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    if state.numel() != CUDA_RNG_BYTES:
+        raise RuntimeError("RNG state is wrong size")  # CUDA's own words
 
 
 @contextlib.contextmanager
@@ -170,8 +182,8 @@ def fake_gpu() -> Iterator[FakeGpu]:
         for name, answer in _answers(gpu).items():
             patches.enter_context(mock.patch.object(torch.cuda, name, answer))
         for name, answer in {
-            "_get_cuda_rng_state": lambda *args, **kwargs: torch.get_rng_state(),
-            "_set_cuda_rng_state": lambda state, *args, **kwargs: None,
+            "_get_cuda_rng_state": _rng_state,
+            "_set_cuda_rng_state": _set_rng_state,
         }.items():
             patches.enter_context(mock.patch.object(megatron_random, name, answer))
         patches.enter_context(

@@ -18,6 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from fake_gpu.device import CUDA, fake_gpu
 from fake_gpu.record import FakeGpu
 from paced_megatron.config import ParallelConfig, StageConfig, TrainingConfig
+from paced_megatron.runtime.lead import Lead
 from paced_megatron.runtime.teacher_groups import place_teacher
 from paced_megatron.runtime.world import World, parallel_groups
 from paced_megatron.training.examples import Example
@@ -52,10 +53,6 @@ def rank_on_gpu(rank: int, world_size: int) -> Iterator[FakeGpu]:
     """This process as that rank of an NCCL job, whose other ranks aren't there: what is sent goes nowhere,
     and what is received has no content. A collective of a tensor on the host raises, as NCCL would."""
 
-    # Megatron makes a second set of groups for gloo, which wait for the other ranks.
-    def no_gloo(*args: Any, _original: Any = dist.new_group, **kwargs: Any) -> Any:
-        return _original(*args, **{**kwargs, "backend": None})
-
     # torch carries objects in tensors that it puts on NCCL's device by itself; the arguments have its names.
     def to_all(object_list: list[Any], obj: Any, group: Any = None) -> None:
         object_list[:] = [obj] * len(object_list)
@@ -70,7 +67,6 @@ def rank_on_gpu(rank: int, world_size: int) -> Iterator[FakeGpu]:
         scatter_object_output_list[0] = (scatter_object_input_list or [None])[0]
 
     answers = {
-        "new_group": no_gloo,
         "all_gather_object": to_all,
         "gather_object": to_first,
         "scatter_object_list": from_first,
@@ -94,7 +90,8 @@ def trainer_on(rank: int, student_folder: Path, teacher_folder: Path, case: Case
         parallel.pipeline_model_parallel_size,
         parallel.virtual_pipeline_model_parallel_size,
     )
-    world = World(rank, parallel.world_size, CUDA, groups, None, place_teacher(groups, **case.teacher))
+    lead = Lead(0, 1, None)  # for whom a step asks whether to stop: nobody else is there
+    world = World(rank, parallel.world_size, CUDA, groups, lead, place_teacher(groups, **case.teacher))
     keys = {"micro_batch_size": 2, "global_batch_size": 8, "params_dtype": "bfloat16"} | case.training
     if "loss_kernels" in {key.name for key in fields(TrainingConfig)}:
         keys.setdefault("loss_kernels", "torch")  # Triton's are started on a real device alone

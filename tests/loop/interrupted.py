@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -52,10 +53,10 @@ def world_size(layout: str) -> int:
     return 1 if layout == "TP1" else 2
 
 
-def recipe_at(folder: Path, layout: str, answered: Path | None = None) -> Path:
-    """A recipe in `folder`; with the text of the run `answered`, so that training is what comes next: neither
-    attempts nor responses depend on the layout."""
-    recipe = write_recipe(folder, **SECTIONS, parallel=LAYOUTS[layout])
+def recipe_at(folder: Path, layout: str, answered: Path | None = None, **sections: Any) -> Path:
+    """A recipe in `folder`, `sections` in place of its own; with the text of the run `answered`, so that
+    training is what comes next: neither attempts nor responses depend on the layout."""
+    recipe = write_recipe(folder, **(SECTIONS | {"parallel": LAYOUTS[layout]} | sections))
     if answered is not None:
         run = folder / "run"
         (run / "stage-1").mkdir(parents=True)

@@ -227,7 +227,7 @@ def test_it_works_between_the_collectives_of_real_processes(pool: Pool) -> None:
 
 def asked_on(leads: list[Lead], rank: int) -> list[Lead]:
     """One rank has heard SIGUSR1, the others nothing."""
-    leads[rank]._asked = lambda: "SIGUSR1"
+    leads[rank].asked = lambda: "SIGUSR1"
     return leads
 
 
@@ -267,3 +267,11 @@ def test_a_single_process_stops_when_it_is_asked() -> None:
         lead.alone(lambda: lead.stop_work_if_asked("3 of 9 are kept"), "work")
     with pytest.raises(Stopped):
         lead.stop_if_asked("all")
+
+
+def test_a_rank_for_which_rank_0_has_never_to_wait_is_heard_all_the_same() -> None:
+    """As one whose own work is longer than rank 0's: the answer is there whenever it comes."""
+    leads = asked_on(new_leads(2), 1)
+    leads[0].agree("work")
+    assert leads[0].heard() is None and leads[1].agree(None) == "work"
+    assert leads[0].heard() == "SIGUSR1"

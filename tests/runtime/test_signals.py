@@ -26,7 +26,7 @@ def until_asked():
         print("ready", flush=True)
         while not signals.asked_to_stop():
             time.sleep(0.01)
-        print(signals.asked_to_stop(), signals.asked_by_number(), flush=True)
+        print(signals.asked_to_stop(), signals.as_number(signals.asked_to_stop()), flush=True)
         time.sleep(60)
 
 def in_a_call_that_never_ends():

@@ -131,10 +131,11 @@ def load_checkpoint(
     """Put the state after `iteration` steps back, bit for bit at the layout that wrote it.
 
     At another layout weights, optimizer and schedule are the same numbers; random states stay what they were
-    at the start, for nothing in training draws from them.
+    at the start, for nothing in training draws from them; those of the device alone where it is another one
+    (a GPU, the CPU).
 
     Returns:
-        What to say where the layout is another one.
+        What to say where the layout or the device is another one.
 
     Raises:
         UserError: the stage's pass rates are no longer those in force then.
@@ -152,7 +153,11 @@ def load_checkpoint(
             f"{folder.name} was written at {shown_layout(before)}; training goes on from it at "
             f"{shown_layout(now)}, with the same data"
         )
-    load_rng(rng_file(folder, dist.get_rank()))
+    if devices := load_rng(rng_file(folder, dist.get_rank())):
+        return (
+            f"{folder.name} was written {devices}, with the same data, and with new random states of the "
+            "device, of which nothing in training draws"
+        )
     return None
 
 

@@ -142,14 +142,27 @@ def write_rng(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def load_rng(path: Path) -> None:
-    """Put them back."""
+def load_rng(path: Path) -> str | None:
+    """Put them back.
+
+    A GPU's states and the CPU's have nothing in common, and neither takes the other's ("RNG state is wrong
+    size"): where the file is of the other device, the host's are put back, and the device's and those of
+    Megatron's tracker, which it switches to, stay as this process has seeded them.
+
+    Returns:
+        From which device to which, where it is another one.
+    """
     content = torch.load(path, map_location="cpu", weights_only=True)
     version, internal, gauss = content["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = content["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(content["torch"])
-    if content["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(content["cuda"])
+    gpus, on_gpu = content["cuda"], torch.cuda.is_available()
+    if (gpus is not None) != on_gpu:
+        before, now = ("the CPU", "a GPU") if on_gpu else ("a GPU", "the CPU")
+        return f"on {before}; training goes on from it on {now}"
+    if on_gpu:
+        torch.cuda.set_rng_state(gpus)
     get_cuda_rng_tracker().set_states(content["megatron"])
+    return None
