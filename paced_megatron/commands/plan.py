@@ -86,7 +86,9 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from paced_megatron.plan.plan import make_plan
     from paced_megatron.plan.table import print_plan
 
-    response_tokens = options.response_tokens or config.rollout.max_new_tokens
+    response_tokens = options.response_tokens
+    if response_tokens is None:
+        response_tokens = config.rollout.max_new_tokens
     for name, value in (
         ("--prompt-tokens", options.prompt_tokens),
         ("--response-tokens", response_tokens),
