@@ -84,10 +84,10 @@ def _largest(tasks: Iterable[Task], batch_size: int) -> Iterator[_Asked]:
 
 
 def _asked(task: Task, batch_size: int) -> _Asked | None:
-    """None for a family that only transformers knows, or weights of a type that config.json doesn't name."""
+    """None for what only transformers can load, or weights of a type that config.json doesn't name."""
     config = read_config(task.target.folder)
     dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
-    if not isinstance(dtype, torch.dtype) or "quantization_config" in config:
+    if not isinstance(dtype, torch.dtype):
         return None
     try:
         shape = model_shape(task.target.folder)
