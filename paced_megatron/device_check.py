@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
 
 from paced_megatron.config import Config
 from paced_megatron.errors import UserError
 from paced_megatron.inputs import Inputs
-from paced_megatron.plan.from_config import Texts, planned_work
+from paced_megatron.plan.from_config import Texts, planned_work, planned_works
 from paced_megatron.plan.matmuls import matmul_flops
 from paced_megatron.plan.parameters import LARGE_FOR_A_CPU, parameters_on_rank
-from paced_megatron.plan.room import Gpu, room_on
-from paced_megatron.runtime.gpus import too_old_for, why_none
+from paced_megatron.plan.room import room_on
+from paced_megatron.runtime.gpus import Gpu, gpu_at, too_old_for, why_none
 from paced_megatron.runtime.world import World
+from paced_megatron.training.teacher import GPU
 from paced_megatron.training.ways import ways_of
+
+TRAINS = ("everything", "training")  # rows of TURNS in which layers and loss are Megatron's and ours
 
 
 def check_devices(
-    config: Config, inputs: Inputs, world: World, turns: str, skip_memory: bool = False
+    config: Config,
+    inputs: Inputs,
+    world: World,
+    turns: str,
+    skip_memory: bool = False,
+    stages: Sequence[int] | None = None,
 ) -> list[str]:
     """Warnings, the same on every rank. A collective over the student's ranks.
 
     Args:
         turns: what is to be done: a row of `plan/room.TURNS`, or "nothing" that needs a device to speak of.
         skip_memory: a run that will not fit is only warned of.
+        stages: in which; None: in all.
 
     Raises:
         UserError: on every rank, where the run will not fit into a GPU, or layers or kernels are asked for
@@ -34,15 +42,16 @@ def check_devices(
     """
     if turns == "nothing":
         return []
-    check_alike(ways_of_job(config, world))
+    if turns in TRAINS:
+        check_alike(ways_of_job(config, world))
     gpus = gpus_of_job(world)
     if not gpus:
         return [line] if (line := slow_on_cpu(config, inputs)) else []
     warnings = []
     if old := too_old_for(config.training.params_dtype, min(gpu.capability for gpu in gpus)):
         warnings.append(f"the GPU has {old}")
-    work = planned_work(config, longest_texts(config, inputs), "cuda")
-    verdict = room_on(gpus, work, turns)
+    works = planned_works(config, longest_texts(config, inputs), "cuda")
+    verdict = room_on(gpus, works if stages is None else [works[stage - 1] for stage in stages], turns)
     if verdict is None:
         return warnings
     if verdict.is_over and not skip_memory:
@@ -111,15 +120,14 @@ def longest_texts(config: Config, inputs: Inputs) -> Texts:
 
 
 def gpus_of_job(world: World) -> list[Gpu]:
-    """Of the student's ranks, in order; empty on the CPU. A collective over them."""
+    """Of the student's ranks, in order, and then of a teacher's own; empty on the CPU. A collective over the
+    student's, to which the others are called."""
     if world.device.type != "cuda":
         return []
-    free, total = torch.cuda.mem_get_info(world.device)
-    name, capability = (
-        torch.cuda.get_device_name(world.device),
-        torch.cuda.get_device_capability(world.device),
-    )
-    own = Gpu(name, float(total), float(free), capability)
+    own = gpu_at(world.device)
+    if world.teacher is not None and world.teacher.bridge is not None:
+        world.teacher.bridge.call(GPU)
+        return world.teacher.bridge.gather(own)
     found: list[Gpu] = [own] * world.world_size
     dist.all_gather_object(found, own)
     return found

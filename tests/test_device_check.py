@@ -14,7 +14,9 @@ from paced_megatron.cli import main
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 from paced_megatron.inputs import read_inputs
-from paced_megatron.plan.room import Gpu
+from paced_megatron.plan.from_config import planned_work
+from paced_megatron.plan.memory import memory_by_stage
+from paced_megatron.runtime.gpus import Gpu
 
 SHORT = {
     "stages": [{"divergence": "forward_kl", "train_iters": 1}],
@@ -131,3 +133,52 @@ def test_ranks_that_would_go_different_ways_are_told_before_they_wait_for_each_o
         device_check.check_alike([[layers, triton], refused])
     with pytest.raises(UserError, match=r"^training\.loss_kernels=triton: cannot be$"):
         device_check.check_alike([refused])
+
+
+def test_a_verb_is_refused_for_what_it_samples_itself_and_for_nothing_else(recipe, found, capsys):
+    """The teacher's responses and an evaluation's long answers are others' than the rollouts."""
+    large = ["rollout.batch_size=1000000", "evaluation.max_new_tokens=50", "rollout.max_new_tokens=12"]
+    config = load_config(recipe, large)
+    texts = device_check.longest_texts(config, read_inputs(config))
+    (stage,) = memory_by_stage(planned_work(config, texts, "cuda"))
+    rollouts, responses, evaluation = (
+        stage.in_turn(turn) for turn in ("rollouts", "responses", "evaluation")
+    )
+    assert 1.3 * rollouts < min(responses, evaluation)
+    found(total=1.12 * rollouts, free=1.12 * rollouts)
+    assert main(["rollout", str(recipe), *large]) == 0
+    for verb, turn in (
+        ("respond", "responses"),
+        ("evaluate-before", "evaluation"),
+        ("evaluate", "evaluation"),
+    ):
+        capsys.readouterr()
+        assert main([verb, str(recipe), *large]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"in the turn of {turn}, " in line and line.endswith("tries it all the same")
+    assert main(["evaluate", str(recipe), *large, "--skip-memory-check"]) == 2
+    assert "paced export" in capsys.readouterr().err  # it gets as far as to look for the student
+
+
+def test_kernels_that_this_machine_lacks_are_no_matter_to_a_verb_that_does_not_train(
+    recipe, capsys, monkeypatch
+):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    asked = [str(recipe), "training.loss_kernels=triton"]
+    assert main(["rollout", *asked]) == 0
+    assert main(["train", *asked]) == 2
+    assert "paced: training.loss_kernels=triton: " in capsys.readouterr().err
+
+
+def test_a_verb_of_one_stage_is_compared_by_that_stage_alone(recipe, found, monkeypatch):
+    """By what is handed on: steps of tiny models take much the same in every stage."""
+    seen = []
+    monkeypatch.setattr(device_check, "room_on", lambda gpus, works, turns: seen.append(works))
+    found()
+    stages = "stages=[{divergence: forward_kl, train_iters: 1}, {divergence: reverse_kl, train_iters: 1}]"
+    main(["evaluate-before", str(recipe), stages])
+    main(["evaluate-before", str(recipe), stages, "--stage", "2"])
+    assert [[work.divergence for work in works] for works in seen] == [
+        ["forward_kl", "reverse_kl"],
+        ["reverse_kl"],
+    ]

@@ -9,13 +9,16 @@ from typing import Any
 
 from paced_megatron.commands import phases
 from paced_megatron.commands.forgetting import add_forgetting
+from paced_megatron.commands.options import add_skip_memory_check
 from paced_megatron.commands.usage import Usage, explain
 from paced_megatron.errors import UserError
 from paced_megatron.evaluation.presets import DEFAULT, PRESETS, in_words
 from paced_megatron.runtime.signals import listening
 
 PHASE = phases.Verb(
-    phases.phase("evaluate_after"), "accuracy of the exported student on held-out problems (evaluation.json)"
+    phases.phase("evaluate_after"),
+    "accuracy of the exported student on held-out problems (evaluation.json)",
+    turns="evaluation",
 )
 YAML = (".yaml", ".yml")
 SEED, BATCH_SIZE = 1234, 64
@@ -160,6 +163,7 @@ def add(verbs: Any) -> None:
     command.add_argument(
         "--launch-args", default="", metavar="TEXT", help="of that server beside model, host and port"
     )
+    add_skip_memory_check(command)
     add_forgetting(command)
     command.set_defaults(run=run)
 
@@ -186,7 +190,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     first, *rest = options.targets
     if Path(first).suffix.lower() in YAML:
         _refuse_those_for_folders(options, first)
-        return phases.run_verb(PHASE, Path(first), rest, options.stage, argv)
+        return phases.run_verb(PHASE, Path(first), rest, options.stage, argv, options.skip_memory_check)
     if options.stage is not None:
         raise UserError("--stage is for a run's YAML; name the folder stage-N/hf of a run instead")
     # Imported late: `--help` and a phase needn't wait.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from paced_megatron.evaluation.comparison import (
 )
 from paced_megatron.evaluation.evaluate import evaluate, say_warnings
 from paced_megatron.evaluation.measurement import Measurement
+from paced_megatron.evaluation.memory import check_memory
 from paced_megatron.evaluation.targets import Target, find_targets
 from paced_megatron.evaluation.task import Protocol, Task, make_protocol, make_task
 from paced_megatron.exit_codes import DONE
@@ -55,9 +56,15 @@ def evaluate_folders(options: argparse.Namespace) -> int:
     tasks = _tasks(options, targets, benchmarks, protocol)
     check_forgetting(options)
     tasks = _fingerprinted(tasks)
+
+    def before_loading(missing: Iterator[Task]) -> None:
+        if setting.rollout.engine == "embedded":
+            for line in check_memory(missing, options.batch_size, options.skip_memory_check):
+                warn(console, f"warning: {line}")
+
     if tasks:
         with JobEngine(setting) as engines:
-            measurements = evaluate(tasks, engines, console)
+            measurements = evaluate(tasks, engines, console, before_loading)
         _show(measurements, write_comparison(out, measurements), console)
     folders = {target.name: target.folder for target in targets}
     evaluate_forgetting(options, folders, out, console, stop_if_asked)

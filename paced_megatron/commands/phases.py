@@ -69,12 +69,12 @@ VERBS: dict[str, Verb] = {
     "respond": Verb(
         phase("respond"),
         "the teacher answers the problems on the frontier (responses.jsonl)",
-        turns="rollouts",
+        turns="responses",
     ),
     "evaluate-before": Verb(
         phase("evaluate_before"),
         "accuracy of the student that the stage starts from, as step 0",
-        turns="rollouts",
+        turns="evaluation",
     ),
     "train": Verb(
         phase("train"),
@@ -162,7 +162,7 @@ def _work_as_rank(
 
     def work(world: World) -> None:
         console = console_for(world.rank)
-        for line in check_devices(config, inputs, world, verb.turns, skip_memory_check):
+        for line in check_devices(config, inputs, world, verb.turns, skip_memory_check, stages):
             warn(console, f"warning: {line}")
         with job_engine(config, inputs, folder.logs, world, console) as rollouts:
             job = Job(config, inputs, folder, world, console, rollouts)

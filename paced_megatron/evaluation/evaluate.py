@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import groupby
@@ -26,10 +26,19 @@ from paced_megatron.runtime.signals import stop_if_asked
 SETTINGS = "settings.json"
 
 
-def evaluate(tasks: Sequence[Task], engines: JobEngine, console: Console) -> list[Measurement]:
+def evaluate(
+    tasks: Sequence[Task],
+    engines: JobEngine,
+    console: Console,
+    before_loading: Callable[[Iterator[Task]], None] = lambda missing: None,
+) -> list[Measurement]:
     """A measurement for each task, in their order; one model's tasks stand together.
 
     A model is loaded once, and not at all where all of its attempts are there.
+
+    Args:
+        before_loading: called, before any model is loaded, with the tasks of which attempts are missing; they
+            are found by reading their files, when they are asked for. It may raise.
 
     Raises:
         UserError: a folder of results can't be written, another process is at work in it, or a file in it is
@@ -39,6 +48,7 @@ def evaluate(tasks: Sequence[Task], engines: JobEngine, console: Console) -> lis
     with ExitStack() as held:
         for task in tasks:
             _claim(task, held)
+        before_loading(task for task in tasks if _recorded(task) is None)
         verifier = Verifiers(held)
         return [
             measurement

@@ -29,8 +29,13 @@ def planned_work(config: Config, texts: Texts, device: str) -> Work:
     Raises:
         UserError: a model that is not supported, or a layout that can't cut it.
     """
-    works = [_work_of(config, texts, device, stage) for stage in config.stages]
+    works = planned_works(config, texts, device)
     return max(works, key=lambda work: max(stage.peak for stage in memory_by_stage(work)))
+
+
+def planned_works(config: Config, texts: Texts, device: str) -> list[Work]:
+    """A step of each of the run's stages. Raises as `planned_work`."""
+    return [_work_of(config, texts, device, stage) for stage in config.stages]
 
 
 def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> Work:
@@ -40,13 +45,6 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
     teacher, teacher_path = (student, student_path) if other is None else (_shape(other), other)
     check_layouts(config, student, teacher, student_path, teacher_path)
     layout = planned_layout(config)
-    new_tokens = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
-    rollouts = Rollouts(
-        batch_size=config.rollout.batch_size,
-        text_tokens=texts.prompt_tokens + new_tokens,
-        element=4 if device == "cpu" else 2,
-        during_training=config.evaluation.every > 0 or stage.text == "rollouts",
-    )
     return Work(
         student=student,
         teacher=teacher,
@@ -63,6 +61,7 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
         teacher_kind=stage.teacher,
         # A teacher that is an average follows the student after each step: it sleeps during rollouts only.
         teacher_offload=config.teacher.offload and stage.teacher not in MOVING,
+        offload=config.teacher.offload,
         teacher_cache=config.teacher.cache and stage.text == "responses",
         loss_workspace_mb=config.training.loss_workspace_mb,
         loss_kernels=config.training.loss_kernels,
@@ -70,7 +69,27 @@ def _work_of(config: Config, texts: Texts, device: str, stage: StageConfig) -> W
         device=device,
         fused=device == "cuda",
         token_statistics=config.training.token_weights != "none",
-        rollouts=rollouts if config.rollout.engine == "embedded" else None,
+        rollouts=_rollouts(config, texts, device, stage) if config.rollout.engine == "embedded" else None,
+    )
+
+
+def _rollouts(config: Config, texts: Texts, device: str, stage: StageConfig) -> Rollouts:
+    """The embedded engine, before, in and after a stage."""
+    evaluation, teacher = config.evaluation, config.teacher.path
+    attempt = texts.prompt_tokens + config.rollout.max_new_tokens
+    evaluated = texts.prompt_tokens + (evaluation.max_new_tokens or config.rollout.max_new_tokens)
+    is_evaluated = config.problems.test is not None
+    in_evaluation = [evaluated] * is_evaluated + [attempt] * evaluation.pass_rates_after
+    on_the_way = [evaluated] * (is_evaluated and evaluation.every > 0) + [attempt] * (
+        stage.text == "rollouts"
+    )
+    return Rollouts(
+        batch_size=config.rollout.batch_size,
+        text_tokens=attempt,
+        element=4 if device == "cpu" else 2,
+        responds=_shape(teacher) if teacher is not None and stage.text == "responses" else None,
+        evaluated_tokens=max(in_evaluation, default=None),
+        between_steps=max(on_the_way, default=None),
     )
 
 

@@ -27,7 +27,8 @@ def matmul_flops(work: Work) -> dict[str, float]:
     batches = work.micro_batches * work.layout.data_parallel_size
     tokens, scored = float(work.tokens * batches), float(work.loss_tokens * batches)
     attention = {
-        name: _attention_forward(shape, tokens, work.text_tokens)
+        # Of packed texts each looks at itself alone, not at the whole bin.
+        name: _attention_forward(shape, tokens, work.prompt_tokens + work.response_tokens)
         for name, shape in (("student", work.student), ("teacher", work.teacher))
     }
     forward = _layers_forward(work.student, tokens) + attention["student"]

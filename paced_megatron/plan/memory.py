@@ -6,21 +6,22 @@ stays over all of them is counted once; of the turns the largest counts. Gigabyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from paced_megatron.plan.activations import backward_workspace, forward_workspace, student_activations
 from paced_megatron.plan.loss import loss_bytes
 from paced_megatron.plan.parameters import Parameters, parameters_on_rank
-from paced_megatron.plan.rollouts import engine_parts
+from paced_megatron.plan.rollouts import APART_FROM_TRAINING, BETWEEN_STEPS, engine_parts
 from paced_megatron.plan.teacher import teacher_apart, teacher_at_stage
 from paced_megatron.plan.work import Work
-
-ROLLOUTS = "rollouts"
 
 # What a process takes of a GPU outside of torch's tensors: CUDA's context and cuBLAS's workspaces, NCCL's
 # buffers, pieces that the allocator can't use. Allowances, which nobody has measured.
 OF_CUDA, OF_NCCL = 2**30, 2**30
+
+# What `teacher.offload` puts on the host between steps (training/trainer.py, `asleep`).
+ASLEEP = ("teacher's weights", "teacher's head again", "main weights", "optimizer state")
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,24 @@ class StageMemory:
         lasting: part -> bytes, from a training's first step to its last.
         turns: turn -> (part -> bytes): what comes and goes.
         outside: part -> bytes, of the process rather than of training: before and after it too.
+        away: turn -> parts of `lasting` that are on the host in it.
     """
 
     stage: int | None
     lasting: Mapping[str, float]
     turns: Mapping[str, Mapping[str, float]]
     outside: Mapping[str, float] = field(default_factory=dict)
+    away: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def parts_in(self, turn: str) -> dict[str, float]:
+        """Part -> bytes of all that is there in a turn."""
+        lasting = {} if turn in APART_FROM_TRAINING else self.lasting
+        there = {part: size for part, size in lasting.items() if part not in self.away.get(turn, ())}
+        return {**self.outside, **there, **self.turns[turn]}
 
     def in_turn(self, turn: str) -> float:
-        """Bytes in use in a turn. Attempts and responses are sampled before training is set up."""
-        lasting = 0.0 if turn == ROLLOUTS else sum(self.lasting.values())
-        return sum(self.outside.values()) + lasting + sum(self.turns[turn].values())
+        """Bytes in use in a turn."""
+        return sum(self.parts_in(turn).values())
 
     @property
     def largest_turn(self) -> str:
@@ -116,14 +124,10 @@ def _stage(work: Work, stage: int) -> StageMemory:
         "optimizer": {**handed_over, "AdamW's workspace": _optimizer_workspace(work, own)},
     }
     if work.rollouts is not None and stage == 0:
-        larger = max(
-            (engine_parts(work.rollouts, shape) for shape in (work.student, work.teacher)),
-            key=lambda parts: sum(parts.values()),
-        )
-        turns[ROLLOUTS] = larger
-        if work.rollouts.during_training:
-            turns["evaluation between steps"] = engine_parts(work.rollouts, work.student)
-    return StageMemory(stage, lasting, turns, _outside(work))
+        sampled = work.rollouts.turns(work.student)
+        turns |= {turn: engine_parts(work.rollouts, *of_turn) for turn, of_turn in sampled.items()}
+    away = {BETWEEN_STEPS: ASLEEP} if work.offload else {}
+    return StageMemory(stage, lasting, turns, _outside(work), away)
 
 
 def _student_lasting(work: Work, own: Parameters) -> dict[str, float]:

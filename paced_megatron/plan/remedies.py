@@ -83,9 +83,11 @@ def _smaller_workspace(work: Work) -> Change | None:
 
 def _sleeping_teacher(work: Work) -> Change | None:
     stays = work.teacher_kind in ("model", "initial")  # the others sleep during rollouts only
-    if work.teacher_offload or not stays or work.layout.teacher_own_copies:
+    leaves_the_step = stays and not work.layout.teacher_own_copies
+    leaves_the_engine = work.rollouts is not None and work.rollouts.between_steps is not None
+    if work.offload or not (leaves_the_step or leaves_the_engine):
         return None
-    return "teacher.offload=true", replace(work, teacher_offload=True)
+    return "teacher.offload=true", replace(work, offload=True, teacher_offload=stays)
 
 
 def _shorter_micro_batches(work: Work) -> Change | None:

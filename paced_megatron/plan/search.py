@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from paced_megatron.errors import UserError
-from paced_megatron.models.families import check_layout
+from paced_megatron.models.families import ModelShape, check_layout
 from paced_megatron.plan.memory import memory_by_stage
 from paced_megatron.plan.work import Layout, Work
 
@@ -32,6 +32,26 @@ def layout_that_fits(work: Work, limit: float) -> Layout | None:
             if peak_bytes(work.at(layout)) <= limit:
                 return layout
         world *= 2
+    return None
+
+
+def teacher_that_fits(work: Work, limit: float) -> Layout | None:
+    """The same layout, in which a teacher on ranks of its own is cut into so many parts that each stays
+    within `limit` bytes, as few as do; None: there is no such number."""
+    layout = work.layout
+    tp, pp = layout.teacher_tensor_model_parallel_size, layout.teacher_pipeline_model_parallel_size
+    sizes = [
+        (wider, longer)
+        for wider in range(tp, LARGEST_TP + 1)
+        for longer in range(pp, LARGEST_WORLD // wider + 1)
+        if (wider, longer) != (tp, pp) and _cut_one(work.teacher, wider, longer)
+    ]
+    for wider, longer in sorted(sizes, key=lambda size: (size[0] * size[1], size[1])):
+        found = replace(
+            layout, teacher_tensor_model_parallel_size=wider, teacher_pipeline_model_parallel_size=longer
+        )
+        if memory_by_stage(work.at(found))[-1].peak <= limit:
+            return found
     return None
 
 
@@ -64,9 +84,12 @@ def candidates(work: Work, world_size: int) -> Iterator[Layout]:
 def _cuts(work: Work, tp: int, pp: int, dp: int) -> bool:
     if work.global_batch_size % (work.micro_batch_size * dp):
         return False
+    return _cut_one(work.student, tp, pp) and _cut_one(work.teacher, tp, pp)
+
+
+def _cut_one(shape: ModelShape, tp: int, pp: int) -> bool:
     try:
-        for shape in (work.student, work.teacher):
-            check_layout(shape, Path(), tp, pp)
+        check_layout(shape, Path(), tp, pp)
     except UserError:
         return False
     return True

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from paced_megatron.plan.memory import ROLLOUTS, StageMemory
+from paced_megatron.plan.memory import StageMemory
 from paced_megatron.plan.plan import Plan
 from paced_megatron.plan.remedies import in_words
+from paced_megatron.plan.rollouts import APART_FROM_TRAINING
 from paced_megatron.plan.search import LARGEST_WORLD
 from paced_megatron.plan.work import Layout
 
@@ -27,9 +28,25 @@ def layout_in_words(layout: Layout) -> str:
     if layout.teacher_own_copies:
         tp, pp = layout.teacher_tensor_model_parallel_size, layout.teacher_pipeline_model_parallel_size
         words.append(f"{tp * pp * layout.teacher_own_copies} more of the teacher alone")
+    elif not layout.teacher_is_alike:
+        words += [
+            f"teacher.tensor_model_parallel_size {layout.teacher_tensor_model_parallel_size}",
+            f"teacher.pipeline_model_parallel_size {layout.teacher_pipeline_model_parallel_size}",
+        ]
     if layout.recompute_granularity:
         words.append(f"recompute_granularity {layout.recompute_granularity}")
     return ", ".join(words) or "one process"
+
+
+def proposed_in_words(layout: Layout, instead_of: Layout) -> str:
+    """A layout that would fit, with the teacher's sizes where the configuration has its own: they change
+    too."""
+    words = layout_in_words(layout)
+    if instead_of.teacher_is_alike or not layout.teacher_is_alike:
+        return words
+    return (
+        f"{words}, and teacher.tensor_model_parallel_size and pipeline_model_parallel_size as the student's"
+    )
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -109,8 +126,9 @@ def _matmuls(plan: Plan) -> Table:
 
 
 def _why_never(plan: Plan) -> str:
-    engine = plan.stages[0].turns.get(ROLLOUTS)
-    if engine is not None and plan.limit is not None and sum(engine.values()) > plan.limit:
+    first = plan.stages[0]
+    engine = max((first.in_turn(turn) for turn in APART_FROM_TRAINING if turn in first.turns), default=0.0)
+    if plan.limit is not None and engine > plan.limit:
         return (
             "nor does any layout: the rollout engine has a whole model on rank 0; lower rollout.batch_size "
             "or rollout.max_new_tokens, or take an engine outside of the job"
@@ -130,5 +148,5 @@ def _verdict(plan: Plan) -> str:
     processes = plan.would_fit.world_size
     return (
         f"[red]It does not fit into {limit}.[/red]{keys} This layout would, with {processes} processes: "
-        f"{layout_in_words(plan.would_fit)}."
+        f"{proposed_in_words(plan.would_fit, plan.work.layout)}."
     )

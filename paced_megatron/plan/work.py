@@ -32,6 +32,14 @@ class Layout:
         return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.data_parallel_size
 
     @property
+    def teacher_is_alike(self) -> bool:
+        """Whether it is cut as the student is."""
+        return (self.teacher_tensor_model_parallel_size, self.teacher_pipeline_model_parallel_size) == (
+            self.tensor_model_parallel_size,
+            self.pipeline_model_parallel_size,
+        )
+
+    @property
     def chunks(self) -> int:
         """Parts of the model on each rank."""
         return self.virtual_pipeline_model_parallel_size or 1
@@ -49,6 +57,7 @@ class Work:
         teacher_kind: `teacher` of the stage; `teacher` is the student's shape for all but `model`.
         teacher_cache: its hidden states at the responses are kept on disk.
         teacher_offload: the teacher's weights are on the host while it doesn't compute.
+        offload: `teacher.offload`, whoever teaches: what sleeps between steps, while the student is sampled.
         device: "cuda" or "cpu"; they differ in what the loss and AdamW work in.
         divergence, loss_kernels: the stage's, and who works on the logits; they decide about buffers.
         fused: attention, norms and SwiGLU are torch's fused kernels or Transformer Engine's, as on a GPU:
@@ -69,6 +78,7 @@ class Work:
     texts_per_problem: int = 1
     teacher_kind: str = "model"
     teacher_offload: bool = False
+    offload: bool = False
     teacher_cache: bool = False
     loss_workspace_mb: float | None = None
     loss_kernels: str = "auto"

@@ -57,6 +57,13 @@ class Bridge:
         name = self.calls.agree(None)
         return (name, None) if name == END else (name, self._share(None))
 
+    def gather(self, own: Any) -> list[Any]:
+        """What every process of the job brings, by its rank. A collective over both sides: the students' call
+        the teacher's to it. It is pickled."""
+        found = [own] * dist.get_world_size(self.group)
+        dist.all_gather_object(found, own, group=self.group)
+        return found
+
     def end(self) -> None:
         """Let the teacher's side go; on every rank of the students' side."""
         if self.calls is not None:

@@ -1,9 +1,11 @@
-"""This host's GPUs: whether there is one for each process, why there is none, and what an old one can't do.
+"""This host's GPUs: whether there is one for each process, why there is none, what an old one can't do, and
+what one has.
 Without Megatron: asked before a job is started."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import torch
 
@@ -12,6 +14,23 @@ from paced_megatron.errors import UserError
 # Compute capability from which a GPU has bfloat16 in its tensor cores (CUDA C++ Programming Guide, features
 # by compute capability), and which Triton and flash attention ask for (their READMEs).
 AMPERE = (8, 0)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A rank's, before anything is loaded; `total` and `free` in bytes."""
+
+    name: str
+    total: float
+    free: float
+    capability: tuple[int, int] = (9, 0)
+
+
+def gpu_at(device: torch.device | int) -> Gpu:
+    """This process's GPU as it is now. It makes CUDA's context on it."""
+    free, total = torch.cuda.mem_get_info(device)
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    return Gpu(name, float(total), float(free), capability)
 
 
 def check_gpus(processes: int) -> None:

@@ -23,7 +23,7 @@ from paced_megatron.training.teacher_handover import Parcel, hand_over, parcels
 from paced_megatron.training.teacher_head import HeadCut
 
 # What a teacher on ranks of its own is called for (teacher_service.py).
-LOAD, HIDDEN_STATES = "load", "hidden states"
+LOAD, HIDDEN_STATES, GPU = "load", "hidden states", "GPU"
 
 
 @dataclass(frozen=True)

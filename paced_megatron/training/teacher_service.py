@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from paced_megatron.runtime.bridge import END
+from paced_megatron.runtime.gpus import gpu_at
 from paced_megatron.runtime.teacher_groups import TeacherPlace
-from paced_megatron.training.teacher import HIDDEN_STATES, LOAD, Loading, Teacher, Work
+from paced_megatron.training.teacher import GPU, HIDDEN_STATES, LOAD, Loading, Teacher, Work
 
 
 def serve(place: TeacherPlace) -> None:
@@ -30,6 +33,8 @@ def serve(place: TeacherPlace) -> None:
             case (name, Work() as work) if name == HIDDEN_STATES:
                 assert teacher is not None, "the students load the teacher first"
                 teacher.made(work)
+            case (name, None) if name == GPU:
+                place.bridge.gather(gpu_at(torch.cuda.current_device()))
             case (name, None) if name == END:
                 return
             case unknown:

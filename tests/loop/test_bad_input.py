@@ -177,8 +177,8 @@ def test_what_is_allowed_and_seldom_meant_is_told_at_the_start(recipe, capsys, m
     assert told in " ".join(capsys.readouterr().out.split())
 
     experiment = recipe.parent / "experiment.yaml"
-    base = yaml.safe_load(recipe.read_text()) | {"run_dir": "arms"}
-    experiment.write_text(yaml.safe_dump({"base": base, "arms": {"paced": {}}, "seeds": [1]}))
+    one = {"run_dir": str(recipe.parent / "arms"), "base": recipe.name, "arms": {"paced": {}}, "seeds": [1]}
+    experiment.write_text(yaml.safe_dump(one))
     # Its runs and their report are tested elsewhere, and take half a minute.
     monkeypatch.setattr("paced_megatron.experiments.compare.run_missing", lambda *work: None)
     monkeypatch.setattr("paced_megatron.experiments.finish.finish", lambda *work: None)

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,19 @@ from loop.forked import Forkery
 from loop.recipes import QUICKSTART, ROOT, records, write_recipe
 from paced_megatron.cli import main
 from paced_megatron.commands import evaluate_folders
+from paced_megatron.config import PromptConfig
 from paced_megatron.config.io import dump_config, load_config
+from paced_megatron.evaluation import memory
+from paced_megatron.evaluation.benchmarks import read_benchmark
 from paced_megatron.evaluation.forgotten import forgotten, in_words, read_measurement
 from paced_megatron.evaluation.measurement import read_measurements
+from paced_megatron.evaluation.targets import find_targets
+from paced_megatron.evaluation.task import make_protocol, make_task
 from paced_megatron.exit_codes import STOPPED
+from paced_megatron.problems.tokenizer import load_tokenizer
 from paced_megatron.rollout.embedded import EmbeddedEngine
 from paced_megatron.runtime.files import sha256
+from paced_megatron.runtime.gpus import Gpu
 
 STUDENT, TEACHER = QUICKSTART / "student", QUICKSTART / "teacher"
 ASKED = ["--prompts-of", str(QUICKSTART / "quickstart.yaml"), "--max-new-tokens", "24"]
@@ -268,3 +276,86 @@ def test_a_yaml_is_the_phase_and_takes_no_benchmark(
     assert "training.lrr" in capsys.readouterr().err
     assert main(["evaluate", str(recipe), "--stage", "2"]) == 2
     assert "--stage 2" in capsys.readouterr().err
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch):
+    """Called with the size of the GPU that shall be found: here is none, and what follows from its size is
+    the same. What is allowed asks the CPU."""
+
+    def set_gpu(total: float, free: float | None = None) -> None:
+        found = Gpu("Card", total, total if free is None else free)
+        monkeypatch.setattr(memory, "gpu_of_engine", lambda: found)
+
+    return set_gpu
+
+
+def test_a_model_that_will_not_fit_is_told_before_it_is_loaded_and_what_is_there_already_is_not(
+    compared: Path, problems: Path, tmp_path: Path, card, no_model: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card(2**29)
+    asking = [str(STUDENT), *asked(problems, "--out", tmp_path / "out")]
+    assert main(["evaluate", *asking]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"paced: {STUDENT}: the GPU (Card) has 0.5 GB, and 64 attempts at a time with prompts"
+    )
+    assert "answers of 1 tokens" in line and "engine's weights" in line
+    assert line.endswith("; `--skip-memory-check` tries it all the same")
+    with pytest.raises(AssertionError, match="was loaded"):
+        main(["evaluate", *asking, "--skip-memory-check"])
+    assert "warning: " in capsys.readouterr().out
+    shutil.copytree(compared, tmp_path / "there")
+    there = asked(problems, "--out", tmp_path / "there")
+    assert main(["evaluate", str(STUDENT), str(TEACHER), *there]) == 0
+    assert "Card" not in capsys.readouterr().out
+
+
+def test_answers_that_may_get_too_long_are_warned_of_with_the_batch_that_would_fit(
+    problems: Path, tmp_path: Path, card, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They need not get so long: nothing is refused for them."""
+    monkeypatch.setattr(memory, "OF_CUDA", 0)  # an allowance of 2^30 bytes would hide a tiny model's own
+    card(1.2e6)
+
+    def said(batch_size: int) -> str:
+        asking = asked(problems, "--out", tmp_path / str(batch_size), "--batch-size", str(batch_size))
+        asking[asking.index("--max-new-tokens") + 1] = "50"
+        asking[asking.index("--attempts") + 1 :] = ["1", *asking[asking.index("--attempts") + 4 :]]
+        assert main(["evaluate", str(STUDENT), *asking, "--pass-at", "1"]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    line = said(64)
+    assert f"warning: {STUDENT}: the GPU (Card) has 0.0 GB, and {TWENTY} attempts at a time" in line
+    assert "answers of 50 tokens take 0.0 GB" in line and "with answers of 50 tokens too" in line
+    fits = int(line.split("--batch-size ")[1].split()[0])
+    assert 1 < fits < TWENTY
+    assert "Card" not in said(fits)
+    assert "Card" in said(fits + 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"model_type": "another"}, {"dtype": None}, {"quantization_config": {"bits": 4}}],
+    ids=str,
+)
+def test_nothing_is_said_of_a_model_whose_need_is_not_known(
+    changed: dict, problems: Path, tmp_path: Path, card
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(STUDENT, model)
+    card(2**20)
+    (target,) = find_targets([model])
+    one = make_task(
+        target,
+        replace(read_benchmark(str(problems), None, {}, None), prompts=PromptConfig(template="{problem}")),
+        make_protocol("greedy", max_new_tokens=8),
+        tokenizer=load_tokenizer(model),
+        weights="",
+        engine="embedded",
+        out=tmp_path,
+    )
+    assert memory.check_memory([one], 64, skip=True)
+    config = json.loads((model / "config.json").read_text()) | changed
+    (model / "config.json").write_text(json.dumps(config))
+    assert memory.check_memory([one], 64, skip=False) == []

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from paced_megatron.config import TeacherConfig
+from paced_megatron.config import ParallelConfig, TeacherConfig
 from paced_megatron.runtime.launch import free_port
-from parallel.apart_ranks import gradients_apart
+from parallel.apart_ranks import gpus_apart, gradients_apart
 from parallel.layouts import DP, ONE, PACKED, PP, TP, VPP, ZERO, Row
 from parallel.parity import Parity, examples_of, relative_error, texts
 from parallel.step_ranks import Found
@@ -97,3 +97,12 @@ def test_a_student_that_is_its_teacher_has_no_loss_and_no_gradient(parity, apart
     assert abs(found.sums.loss) <= 1e-6
     for name, gradient in found.gradient.items():
         assert gradient.norm() <= 1e-4 * usual[name].norm(), name
+
+
+def test_the_student_s_ranks_are_told_of_the_teacher_s_gpus_behind_their_own(pool):
+    """Asked twice, as the arms of an experiment do; the teacher waits for its next call after each."""
+    teacher = TeacherConfig(path="unused", own_ranks=True, tensor_model_parallel_size=1)
+    found = pool.run(gpus_apart, 3, free_port(), ParallelConfig(data_parallel_size=2), teacher)
+    expected = [f"card {rank}" for rank in (0, 1, 2)] * 2
+    assert [gpu.name for gpu in found[0]] == [gpu.name for gpu in found[1]] == expected
+    assert found[2] is None

@@ -219,3 +219,24 @@ def test_an_on_policy_step_is_planned_with_all_attempts_at_its_problems(recipe, 
     assert whole["matmul_flops"]["student forward"] == 4 * stored["matmul_flops"]["student forward"]
     beside = ["evaluation between steps" in of["stages"][0]["turns"] for of in (stored, one, whole)]
     assert beside == [False, True, True]
+
+
+def test_a_proposed_layout_says_that_a_teacher_with_sizes_of_its_own_changes_too(recipe, capsys):
+    """Who changed the student's alone would have another plan than the one that fits."""
+    parallel = {"tensor_model_parallel_size": 1, "data_parallel_size": 8}
+    path = recipe("Qwen3-8B", "Qwen3-14B", training=BF16, parallel=parallel)
+    own = ("teacher.tensor_model_parallel_size=4", "teacher.pipeline_model_parallel_size=1")
+    for sizes, is_said in (((), False), (own, True)):
+        assert main(["plan", str(path), *sizes, "--memory-gb", "60"]) == 1
+        shown = " ".join(capsys.readouterr().out.split())
+        assert ("(data_parallel_size 8, teacher.tensor_model_parallel_size 4, " in shown) == is_said
+        words = "and teacher.tensor_model_parallel_size and pipeline_model_parallel_size as the student's"
+        assert "This layout would, with" in shown and (words in shown) == is_said
+
+
+def test_texts_that_fill_a_bin_together_take_the_products_that_they_take_one_by_one(recipe, capsys):
+    path = recipe("Qwen3-0.6B", "Qwen3-1.7B", training=BF16 | {"micro_batch_size": 1})
+    how = ("--prompt-tokens", "512", "--response-tokens", "1536", "--gpu", "h100")
+    alone = planned(capsys, path, *how)[1]["matmul_flops"]
+    packed = planned(capsys, path, "training.pack_length=4096", *how)[1]["matmul_flops"]
+    assert packed == pytest.approx(alone)
