@@ -319,8 +319,10 @@ def test_a_mistake_in_the_file_is_told_with_its_line_and_the_remedy(load, name: 
 
 
 OUT_OF_RANGE = {
-    "seed=-1": "seed must be at least 0 and at most 4294967295, not -1",
-    "seed=4294967296": "seed must be at least 0 and at most 4294967295, not 4294967296",
+    "seed=-1": "seed must be at least 0 and at most 9223372036854775807, not -1",
+    "seed=9223372036854775808": (
+        "seed must be at least 0 and at most 9223372036854775807, not 9223372036854775808"
+    ),
     'run_dir="a\\0b"': "run_dir must be a path, not 'a\\x00b'",
     "parallel.tensor_model_parallel_size=0": "parallel.tensor_model_parallel_size must be at least 1, not 0",
     "parallel.data_parallel_size=0": "parallel.data_parallel_size must be at least 1, not 0",
