@@ -45,7 +45,8 @@ __all__ = [
 ]
 
 
-LARGEST_SEED = 2**32 - 1  # NumPy's own bound; torch ends at 2**63, with a traceback
+# torch takes 64 bits, without a sign here, and Megatron adds some thousands for the ranks.
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,7 +155,7 @@ def _check_bounds(node: Node, name: str, value: float, about: Key) -> None:
 
 
 def show_number(value: float) -> str:
-    """A bound in words: 4294967295, where `:g` would say 4.29497e+09."""
+    """A bound in words: 9223372036854775807, where `:g` would say 9.22337e+18."""
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 

@@ -113,11 +113,12 @@ def _claimed(job: Job, shared: RunFolder | None = None) -> Iterator[None]:
 
 @contextmanager
 def _named(arm: str, seed: int) -> Iterator[None]:
-    """A user's mistake that shows in one run says in which."""
+    """A user's mistake that shows in one run says in which; a lack of memory stays one, which ends a rank
+    otherwise (runtime/out_of_memory.py)."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"arm {arm}, seed {seed}: {error}") from error
+        raise type(error)(f"arm {arm}, seed {seed}: {error}") from error
 
 
 def _outcome(job: Job) -> str:

@@ -20,21 +20,21 @@ def leaving_last(store: dist.Store, rank: int, world_size: int) -> Iterator[None
     leaves last.
 
     The others wait in a collective, which breaks when rank 0 leaves its groups; only then do they look for
-    the cause in the store, which rank 0's process may serve.
+    the cause in the store, which rank 0's process may serve. One whose part has ended well leaves no word:
+    rank 0 may have gone with the store, of which torch would write a backtrace into the rank's log.
 
     Args:
         world_size: of the ranks that do this.
     """
     try:
         yield
-    except UserError:
-        if rank == 0:
-            _wait_for_the_others(store, world_size)
-        raise
-    finally:
+    except Exception as error:
         if rank:
             with suppress(RuntimeError):  # the store has gone with rank 0
                 store.add(LEFT, 1)
+        elif isinstance(error, UserError):
+            _wait_for_the_others(store, world_size)
+        raise
 
 
 def _wait_for_the_others(store: dist.Store, world_size: int) -> None:

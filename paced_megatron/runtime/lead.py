@@ -84,8 +84,8 @@ class Lead:
         `what` names the work in a failure's message ("rollouts of stage 1").
 
         Raises:
-            LeadFailed: on the other ranks, when fn raised on rank 0 or rank 0 went silent. Rank 0 raises fn's
-            own exception.
+            LeadFailed: on the other ranks, when fn raised on rank 0, rank 0 went silent, or a rank has left
+            word that it failed (`tell_failure`). Rank 0 raises fn's own exception.
             Stopped: on all ranks, when fn raised it (see `stop_work_if_asked`).
         """
         if self.rank == 0:
@@ -193,6 +193,8 @@ class Lead:
                 told = True
             if store.check([done]):
                 return
+            if cause := self.told_failure():  # of rank 0, before it came to the call; or of another one
+                raise LeadFailed(f"the job has failed ({what}): {cause}", is_user_error=True)
             beat = store.add(beat_key, 0) if store.check([beat_key]) else 0
             now = time.monotonic()
             if beat != last_beat:

@@ -10,7 +10,8 @@ import torch.distributed as dist
 
 from paced_megatron.errors import UserError
 from paced_megatron.runtime import departure
-from paced_megatron.runtime.departure import leaving_last
+from paced_megatron.runtime.departure import LEFT, leaving_last
+from paced_megatron.runtime.signals import Stopped
 
 
 def test_rank_0_leaves_with_a_user_s_mistake_when_the_others_have_left(monkeypatch) -> None:
@@ -40,3 +41,13 @@ def test_it_does_not_wait_where_nothing_or_something_else_has_happened(monkeypat
         pass
     with pytest.raises(ZeroDivisionError), leaving_last(dist.HashStore(), 0, 2):
         raise ZeroDivisionError
+
+
+def test_a_rank_whose_part_has_ended_well_leaves_no_word() -> None:
+    """Rank 0 may have gone before, and its store with it: torch wrote a backtrace of that into the log."""
+    store = dist.HashStore()
+    with leaving_last(store, 1, 2):
+        pass
+    with pytest.raises(Stopped), leaving_last(store, 1, 2):
+        raise Stopped("SIGTERM", "all is saved")
+    assert not store.check([LEFT])

@@ -275,3 +275,14 @@ def test_a_rank_for_which_rank_0_has_never_to_wait_is_heard_all_the_same() -> No
     leads[0].agree("work")
     assert leads[0].heard() is None and leads[1].agree(None) == "work"
     assert leads[0].heard() == "SIGUSR1"
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_who_waits_for_rank_0_hears_of_a_rank_that_has_failed_alone(rank: int) -> None:
+    """As rank 0 of a run whose folder another process holds: it never comes to the call, and the others
+    waited for it until it had gone with the store."""
+    leads = new_leads(3)
+    leads[rank].tell_failure("process 7 is at work in this folder")
+    with pytest.raises(LeadFailed, match=r"at work in this folder$") as caught:
+        leads[1].agree(None)
+    assert caught.value.is_user_error
