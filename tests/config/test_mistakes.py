@@ -10,6 +10,7 @@ from config.written import YAML
 from paced_megatron.config.io import load_config
 from paced_megatron.errors import UserError
 
+# What replaces what in YAML, the line that the message names (0: the file), and the message.
 MISTAKES = {
     "unknown key": ("lr: 1e-6", "lrr: 1e-6", 9, "unknown key training.lrr; did you mean training.lr?"),
     "unknown key, right elsewhere": (
@@ -217,8 +218,10 @@ def test_a_mistake_in_the_file_is_told_with_its_line_and_the_remedy(load, name: 
 
 
 OUT_OF_RANGE = {
-    "seed=-1": "seed must be at least 0 and at most 4294967295, not -1",
-    "seed=4294967296": "seed must be at least 0 and at most 4294967295, not 4294967296",
+    "seed=-1": "seed must be at least 0 and at most 9223372036854775807, not -1",
+    "seed=9223372036854775808": (
+        "seed must be at least 0 and at most 9223372036854775807, not 9223372036854775808"
+    ),
     'run_dir="a\\0b"': "run_dir must be a path, not 'a\\x00b'",
     "parallel.tensor_model_parallel_size=0": "parallel.tensor_model_parallel_size must be at least 1, not 0",
     "parallel.data_parallel_size=0": "parallel.data_parallel_size must be at least 1, not 0",
