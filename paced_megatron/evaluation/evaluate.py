@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import groupby
 
@@ -14,7 +14,7 @@ from paced_megatron.evaluation.measurement import RESULT, Measurement, by_proble
 from paced_megatron.evaluation.task import Task
 from paced_megatron.evaluation.votes import VOTES, wrong_votes
 from paced_megatron.problems.verify import Verifier
-from paced_megatron.progress import say, track
+from paced_megatron.progress import Progress, say, track
 from paced_megatron.rollout.attempts import Attempt, recover_attempts
 from paced_megatron.rollout.engine import RolloutEngine
 from paced_megatron.rollout.engines import JobEngine
@@ -91,7 +91,7 @@ def _evaluate_model(
                 for task, attempts in zip(tasks, found, strict=True)
             ]
     return [
-        _measured(task, attempts, verifiers.of(task))
+        _measured(task, attempts, verifiers.of(task), console)
         for task, attempts in zip(tasks, found, strict=True)
         if attempts is not None  # always, by now
     ]
@@ -131,17 +131,35 @@ def _attempted(task: Task, engine: RolloutEngine, verifiers: Verifiers, console:
     return attempts
 
 
-def _measured(task: Task, attempts: Sequence[Attempt], verifier: Verifier) -> Measurement:
+@contextmanager
+def _comparing(task: Task, console: Console) -> Iterator[Callable[[], None]]:
+    """What to call before each problem whose wrong answers are compared: it shows how many there were, and
+    ends the verb where a signal asks for that. Told again there are none, and nothing is shown."""
+    with ExitStack() as held:
+        bars: list[Progress] = []
+
+        def next_problem() -> None:
+            stop_if_asked(f"all attempts are in {task.attempts_file}")
+            if not bars:
+                what = f"{task.problems.title}, {task.target.name}: equal wrong answers, for maj@k"
+                bars.append(held.enter_context(track(what, total=None, unit="problems", console=console)))
+            bars[0].advance()
+
+        yield next_problem
+
+
+def _measured(task: Task, attempts: Sequence[Attempt], verifier: Verifier, console: Console) -> Measurement:
     """The measurement; it is in result.json, too."""
     protocol, problems = task.protocol, task.problems
-    wrong = wrong_votes(
-        by_problem_id(attempts),
-        protocol.pass_at,
-        task.verifier.answer_marker,
-        verifier.judge_many,
-        task.folder / VOTES,
-        check=lambda: stop_if_asked(f"all attempts are in {task.attempts_file}"),
-    )
+    with _comparing(task, console) as next_problem:
+        wrong = wrong_votes(
+            by_problem_id(attempts),
+            protocol.pass_at,
+            task.verifier.answer_marker,
+            verifier.judge_many,
+            task.folder / VOTES,
+            check=next_problem,
+        )
     measurement = Measurement(
         target=task.target.name,
         folder=str(task.target.folder),

@@ -100,6 +100,13 @@ def test_what_is_there_is_told_again_without_a_model(
     assert "pass@2" in said and "pass@4" not in said
     assert "preset tip (TIP, as XFDG reads it; changed: attempts 4 in place of 16" in said
 
+    votes = next(tmp_path.glob("out/student/words/*/votes.json"))
+    for comparing in (False, True):  # of wrong answers, which ones are equal: shown where it is done
+        asking = asked(problems, "--out", tmp_path / "out")
+        assert main(["evaluate", str(STUDENT), str(TEACHER), *asking]) == 0
+        assert ("equal wrong answers, for maj@k: " in capsys.readouterr().out) == comparing
+        votes.unlink()
+
 
 def test_other_weights_in_the_same_folder_are_attempted_anew(problems: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
