@@ -80,6 +80,7 @@ LONG_FILES = (
     "loop/test_bad_input.py",
     "evaluation/test_forgetting.py",
     "runtime/test_launch.py",
+    "runtime/test_launch_stops.py",
     "benchmarks/test_converter_benchmark.py",
     "benchmarks/test_divergence_benchmark.py",
     "benchmarks/test_gpu_step_benchmark.py",

@@ -19,6 +19,7 @@ PHASE = phases.Verb(
     phases.phase("evaluate_after"),
     "accuracy of the exported student on held-out problems (evaluation.json)",
     turns="evaluation",
+    begins=False,
 )
 YAML = (".yaml", ".yml")
 SEED, BATCH_SIZE = 1234, 64

@@ -53,6 +53,7 @@ class Verb:
     help: str
     by_stage: bool = True
     turns: str = "nothing"  # what it does that takes a GPU's memory: a row of plan/room.TURNS
+    begins: bool = True  # whether it can be a run's first; if not, a misspelt run_dir makes no folder
 
 
 VERBS: dict[str, Verb] = {
@@ -65,7 +66,7 @@ VERBS: dict[str, Verb] = {
     "rollout": Verb(
         phase("roll_out"), "the student attempts every problem K times (attempts.jsonl)", turns="rollouts"
     ),
-    "weigh": Verb(phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)"),
+    "weigh": Verb(phase("weigh"), "pass rates become problem weights (pass_rates.jsonl)", begins=False),
     "respond": Verb(
         phase("respond"),
         "the teacher answers the problems on the frontier (responses.jsonl)",
@@ -80,8 +81,9 @@ VERBS: dict[str, Verb] = {
         phase("train"),
         "weighted distillation on Megatron-Core (checkpoints/, metrics.jsonl)",
         turns="training",
+        begins=False,
     ),
-    "export": Verb(phase("export"), "the trained student as a Hugging Face folder (hf/)"),
+    "export": Verb(phase("export"), "the trained student as a Hugging Face folder (hf/)", begins=False),
 }
 
 
@@ -132,6 +134,11 @@ def run_verb(
         if not already_launched():
             # What is wrong is found here, before processes are started and models loaded.
             check_run_folder(folder, config, inputs)
+            if not verb.begins and not folder.config.exists():
+                raise UserError(
+                    f"{folder.path}: no run is there; begin it with `paced rollout` or `paced run`, or "
+                    "correct run_dir"
+                )
             check_forgetting(config, folder, inputs)
         if already_launched() or config.world_size == 1:
             return _work_as_rank(config, inputs, verb, stages, skip_memory_check)

@@ -141,7 +141,9 @@ def read_rows(path: Path) -> list[EvaluationRow]:
     if not path.is_file():
         return []
     try:
-        return [EvaluationRow(**row) for row in json.loads(path.read_text())["rows"]]
+        # Earlier versions wrote NaN, which is no JSON, for the standard error of one problem.
+        record = json.loads(path.read_text(), parse_constant=lambda name: None)
+        return [EvaluationRow(**row) for row in record["rows"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not an evaluation of this version ({error}); move it away to measure again"

@@ -86,6 +86,7 @@ class Forgotten:
             share where the values are shares.
         standard_error, interval: of `forgotten`, the interval of 95 %. Over the differences of the documents
             where `paired` is true; else from the two standard errors, as if the documents were not the same.
+            The interval is None without standard errors, and where all documents lost the same.
     """
 
     task: str
@@ -154,7 +155,9 @@ def _of(measurement: TaskMeasurement, row: TaskRow) -> dict[str, float]:
 
 def in_words(one: Forgotten) -> str:
     """One line: the number before and after, and how much is gone."""
-    if one.interval is None:
+    if one.interval is None and one.paired and one.documents > 1:
+        surely = f"no interval: the same on each of {one.documents} documents"
+    elif one.interval is None:
         surely = "no interval: lm-eval gives no standard error"
     else:
         how = "paired" if one.paired else "not paired"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 
@@ -48,12 +49,13 @@ def check_memory(tasks: Iterable[Task], batch_size: int, skip: bool) -> list[str
     Raises:
         UserError: the prompts alone are more than a tenth too much for the GPU.
     """
-    gpu = gpu_of_engine()
-    if gpu is None:
+    missing = iter(tasks)
+    first = next(missing, None)
+    if first is None or (gpu := gpu_of_engine()) is None:  # in this order: nothing to ask needs no GPU
         return []
     room = min(gpu.total, gpu.free + OF_CUDA)
     warnings = []
-    for asked in _largest(tasks, batch_size):
+    for asked in _largest(chain([first], missing), batch_size):
         new_tokens = asked.task.protocol.sampling.max_new_tokens
         least, most = (sum(asked.parts(tokens).values()) for tokens in (1, new_tokens))
         if most <= (1 - MARGIN) * room:
@@ -67,7 +69,7 @@ def check_memory(tasks: Iterable[Task], batch_size: int, skip: bool) -> list[str
 
 
 def gpu_of_engine() -> Gpu | None:
-    """The one that the embedded engine takes; None: the CPU."""
+    """The one that the embedded engine takes; None: the CPU. It makes CUDA's context there."""
     return gpu_at(torch.cuda.current_device()) if torch.cuda.is_available() else None
 
 

@@ -16,7 +16,12 @@ from paced_megatron.evaluation.presets import Preset, find_preset
 from paced_megatron.evaluation.targets import Target
 from paced_megatron.models.families import read_config
 from paced_megatron.problems.problem import Problem
-from paced_megatron.problems.prompts import check_prompts, prompt_token_ids, template_variables
+from paced_megatron.problems.prompts import (
+    check_one_template,
+    check_prompts,
+    prompt_token_ids,
+    template_variables,
+)
 from paced_megatron.rollout.engine import Request, Sampling
 from paced_megatron.rollout.requests import attempt_requests, attempt_seed
 
@@ -179,6 +184,7 @@ def make_task(
 ) -> Task:
     """Raises UserError where the prompts can't be made, or one leaves no room for its answer."""
     prompts = problems.prompts
+    check_one_template(tokenizer)
     if _gives_thinking(protocol, prompts, tokenizer):
         prompts = replace(
             prompts, chat_template_kwargs={**prompts.chat_template_kwargs, THINKING: protocol.thinking}
@@ -192,7 +198,7 @@ def make_task(
 
 
 def _gives_thinking(protocol: Protocol, prompts: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
-    if protocol.thinking is None or tokenizer.chat_template is None:
+    if protocol.thinking is None:
         return False
     if protocol.asked:
         return True  # check_prompts says so where the template doesn't read it

@@ -40,7 +40,7 @@ def wrong_votes(
 
     Args:
         attempts: problem id -> all attempts at it.
-        check: called before a problem's answers are compared; it may raise.
+        check: called before a problem's answers are compared; it may raise, and what was found is kept.
 
     Raises:
         UserError: `path` is there and not what this writes.
@@ -48,18 +48,20 @@ def wrong_votes(
     known = _read(path)
     kept = dict(known)
     sizes = {}
-    for problem, made in attempts.items():
-        votes, silent = _count(made, answer_marker)
-        groups: Groups = [[answer] for answer in votes]
-        some_correct = any(attempt.outcome is Outcome.CORRECT for attempt in made)
-        if some_correct and len(votes) > 1 and max(ks, default=0) >= COMPARED_FROM_K:
-            groups = kept.get(problem, [])
-            if sorted(chain(*groups)) != sorted(votes):
-                check()
-                groups = kept[problem] = same_answers(votes, judge, silent)
-        sizes[problem] = [sum(votes[answer] for answer in group) for group in groups]
-    if kept != known:
-        write_atomically(path, json.dumps(kept, indent=1) + "\n")
+    try:
+        for problem, made in attempts.items():
+            votes, silent = _count(made, answer_marker)
+            groups: Groups = [[answer] for answer in votes]
+            some_correct = any(attempt.outcome is Outcome.CORRECT for attempt in made)
+            if some_correct and len(votes) > 1 and max(ks, default=0) >= COMPARED_FROM_K:
+                groups = kept.get(problem, [])
+                if sorted(chain(*groups)) != sorted(votes):
+                    check()
+                    groups = kept[problem] = same_answers(votes, judge, silent)
+            sizes[problem] = [sum(votes[answer] for answer in group) for group in groups]
+    finally:  # dozens of formulas take half a minute a problem: what was found is kept where `check` ends it
+        if kept != known:
+            write_atomically(path, json.dumps(kept, indent=1) + "\n")
     return sizes
 
 

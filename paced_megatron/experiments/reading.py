@@ -169,7 +169,7 @@ def _forgetting(comparison: Comparison, names: Sequence[str]) -> str:
 
 def _caution(comparison: Comparison) -> str:
     """What the intervals are over, and what is not there."""
-    over = {difference.over for difference in comparison.differences if difference.low is not None}
+    over = {difference.over for difference in comparison.differences}
     missing = f" {len(comparison.missing)} runs of the experiment are missing." if comparison.missing else ""
     if over == {"problems"}:
         return (

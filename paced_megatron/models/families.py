@@ -7,6 +7,7 @@ for in `config_fields.py`; none is ignored.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,7 +183,7 @@ def _epsilon(config: Mapping[str, Any], path: Path) -> float:
     value = config.get("rms_norm_eps")
     if value is None:
         raise UserError(f"{path}: rms_norm_eps is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:  # nor NaN
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:  # nor NaN
         raise UserError(f"{path}: rms_norm_eps={value!r} has to be a number from 0 on")
     return float(value)
 

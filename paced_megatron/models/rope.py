@@ -124,7 +124,7 @@ def read_rope(config: Mapping[str, Any], path: Path) -> tuple[float, RopeScaling
 def _read_theta(config: Mapping[str, Any], rope: Mapping[str, Any], path: Path) -> float:
     values = [place["rope_theta"] for place in (rope, config) if place.get("rope_theta") is not None]
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise UserError(f"{path}: rope_theta={value!r} has to be a number above 0")
     found = {float(value) for value in values}
     if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Set
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,8 @@ PROBE = Problem(id="probe", problem="How much is one plus one", answer="2")
 # Llama's template writes today's date, and a run that goes on tomorrow would train on other prompts than it
 # has sampled from. So it is told a date: the one that it falls back on itself.
 TODAY, DATE, A_DAY = "strftime_now", "date_string", "26 Jul 2024"
+# transformers' own tags: they mark what the model wrote, and read nothing.
+GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 
 
 def prompt_token_ids(
@@ -80,17 +83,7 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
         )
     if prompts.chat_template is not None:
         read_chat_template(prompts.chat_template)
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"the tokenizer in {tokenizer.name_or_path} has no chat template; "
-            "set problems.prompts.chat_template to a Jinja file, or put one into the folder, as "
-            "chat_template.jinja (`paced evaluate FOLDER`: or --prompts-of the run)"
-        )
-    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
-        raise UserError(
-            f"the tokenizer in {tokenizer.name_or_path} has several chat templates and none called default "
-            f"({', '.join(tokenizer.chat_template)}); set problems.prompts.chat_template to a Jinja file"
-        )
+    check_one_template(tokenizer)
     _check_arguments(tokenizer, prompts)
     _check_date(tokenizer, prompts)
     source = _template_source(prompts)
@@ -100,6 +93,26 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> 
         raise UserError(f"{source} does not render: {_one_line(error)}") from error
     if PROBE.problem not in text:
         raise UserError(f"{source} leaves out the user's message, so that no problem would reach the model")
+
+
+def check_one_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for a tokenizer without a chat template, or with several and none that is the default.
+
+    Such a tokenizer's `get_chat_template` raises ValueError.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"the tokenizer in {tokenizer.name_or_path} has no chat template; "
+            "set problems.prompts.chat_template to a Jinja file, or put one into the folder, as "
+            "chat_template.jinja (`paced evaluate FOLDER`: or --prompts-of the run)"
+        )
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer in {tokenizer.name_or_path} has several chat templates and none called default "
+            f"({', '.join(tokenizer.chat_template)}); set problems.prompts.chat_template to a Jinja file, or "
+            "put one into the folder, as chat_template.jinja (`paced evaluate FOLDER`: or --prompts-of the "
+            "run)"
+        )
 
 
 def read_chat_template(path: Path) -> str:
@@ -133,7 +146,8 @@ def _check_date(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> No
         raise UserError(
             f"{_template_source(prompts)} writes today's date ({TODAY}), so that a run which goes on "
             "tomorrow would train on other prompts than it has sampled from; put a fixed date into a copy of "
-            "it, and name that as problems.prompts.chat_template"
+            "it, and name that as problems.prompts.chat_template (`paced evaluate FOLDER`: put the copy into "
+            "the folder, as chat_template.jinja)"
         )
 
 
@@ -155,9 +169,9 @@ def template_variables(template: str) -> Set[str] | None:
     """The variables that a chat template reads from outside; None for one with tags of its own dialect."""
     dialect = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        return meta.find_undeclared_variables(dialect.parse(template))
+        return meta.find_undeclared_variables(dialect.parse(GENERATION.sub("", template)))
     except jinja2.TemplateSyntaxError:
-        return None  # transformers' {% generation %}, or an error which the trial rendering will show
+        return None  # another dialect, or an error which the trial rendering will show
 
 
 def _template_source(prompts: PromptConfig) -> str:

@@ -68,10 +68,20 @@ def end_ids(folder: Path, sources: Iterable[Any], token_ids: set[int], rows: int
 
 
 def folder_end_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[int, ...]:
-    """`end_ids` of a folder whose model is not loaded; `tokenizer` is its own."""
-    generation = None
-    if (folder / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    """`end_ids` of a folder whose model is not loaded; `tokenizer` is its own.
+
+    Raises:
+        UserError: there is none, or generation_config.json can't be read.
+    """
+    generation, path = None, folder / "generation_config.json"
+    if path.is_file():
+        try:
+            generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        except (OSError, TypeError) as error:  # not JSON, JSON of another kind
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{path}: can't be read ({reason}); copy the model's own, or remove it"
+            ) from error
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     return end_ids(folder, (generation, config, tokenizer), set(tokenizer.get_vocab().values()), rows)
 
@@ -87,12 +97,17 @@ def end_warnings(
 
     A base model's folder often names <|endoftext|> alone, where its chat template, and a teacher that has
     been taught to chat, end with <|im_end|>. Ends that the student's chat template doesn't write are left
-    out: a teacher's folder may name its padding, too.
+    out: a teacher's folder may name its padding, too. Of a folder that doesn't say where a text ends nothing
+    is warned: the engine refuses it where it is sampled from, and a teacher may never be.
     """
-    known = folder_end_ids(student, student_tokenizer, rows)
+    try:
+        known = folder_end_ids(student, student_tokenizer, rows)
+        taught = folder_end_ids(teacher, teacher_tokenizer, rows)
+    except UserError:
+        return []
     template = student_tokenizer.get_chat_template()
     warnings = []
-    for end in folder_end_ids(teacher, teacher_tokenizer, rows):
+    for end in taught:
         text = str(student_tokenizer.convert_ids_to_tokens(end))
         if end not in known and text in template:
             warnings.append(

@@ -71,7 +71,12 @@ def test_one_problem_has_no_standard_error_and_the_file_is_still_json(tmp_path):
     )
     add_row(tmp_path / "evaluation.json", one)
     assert read_rows(tmp_path / "evaluation.json") == [one] and one.standard_error is None
-    assert "NaN" not in (tmp_path / "evaluation.json").read_text()
+    written = (tmp_path / "evaluation.json").read_text()
+    assert "NaN" not in written
+    earlier = written.replace('"standard_error": null', '"standard_error": NaN')  # of the version before
+    assert earlier != written
+    (tmp_path / "evaluation.json").write_text(earlier)
+    assert read_rows(tmp_path / "evaluation.json") == [one]
     console = Console(width=100, record=True, file=StringIO())
     console.print(evaluation_table([one]))
     assert (

@@ -179,6 +179,12 @@ def test_what_was_forgotten_is_paired_over_documents() -> None:
     assert "+50.00 points forgotten" in in_words(one) and "paired over 4 documents" in in_words(one)
 
 
+def test_documents_that_all_lost_the_same_give_no_interval_and_the_line_says_why() -> None:
+    (one,) = forgotten(_by_hand([1, 1, 0, 1]), _by_hand([1, 1, 0, 1]))
+    assert (one.forgotten, one.standard_error, one.interval) == (0, 0, None)
+    assert "+0.00 points forgotten (no interval: the same on each of 4 documents)" in in_words(one)
+
+
 @pytest.mark.parametrize("after", [_by_hand([1, 0, 0]), _by_hand([1, 0, 0, 0], value=0.3)])
 def test_a_value_that_is_no_mean_over_the_same_documents_is_not_paired(after: TaskMeasurement) -> None:
     (one,) = forgotten(_by_hand([1, 1, 0, 1]), after)

@@ -96,6 +96,19 @@ def test_what_cannot_be_measured_is_refused(preset: str, changes: dict, words: l
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+@pytest.mark.parametrize("preset", ["greedy", "paper"])  # the latter asks whether the template can think
+def test_a_tokenizer_with_several_templates_and_no_default_is_refused_in_words(
+    preset: str, model: Path
+) -> None:
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = dict.fromkeys(("tool_use", "rag"), str(tokenizer.chat_template))  # type: ignore[assignment]
+    target = Target("m", model, model)
+    with pytest.raises(UserError, match=r"several chat templates and none called default \(tool_use, rag\)"):
+        make_task(
+            target, PROBLEMS, short(preset), tokenizer=tokenizer, weights="", engine="embedded", out=model
+        )
+
+
 def test_each_preset_is_said_in_words() -> None:
     assert in_words(PRESETS["paper"].sampling, False) == (
         "T 0.7, top_p 0.8, top_k 20, 16,384 new tokens, no thinking"

@@ -189,6 +189,25 @@ def test_told_again_the_answers_are_one_as_before_though_the_verifier_has_less_t
     assert busy.pairs == []
 
 
+def test_where_it_is_stopped_what_was_compared_before_is_kept(tmp_path: Path) -> None:
+    said = [(RIGHT, "9"), (WRONG, "x+x"), (WRONG, "2x"), (WRONG, "4")]
+    made = {name: attempts(said) for name in ("p", "q", "r")}
+    equal, begun = [("x+x", "2x")], []
+
+    def stop_at_the_third() -> None:
+        begun.append(1)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wrong_votes(made, (4,), None, Asked(equal), tmp_path / VOTES, stop_at_the_third)
+    again, only_r = Asked(equal), Asked(equal)
+    found = wrong_votes(made, (4,), None, again, tmp_path / VOTES)
+    assert found["p"] == found["q"] == found["r"] and sorted(found["r"]) == [1, 2]
+    wrong_votes({"r": made["r"]}, (4,), None, only_r, tmp_path / "other.json")
+    assert again.pairs == only_r.pairs
+
+
 def test_other_answers_than_those_that_were_kept_are_compared_anew(tmp_path: Path) -> None:
     made = {"p": attempts([(RIGHT, "9"), (WRONG, "x+x"), (WRONG, "2x"), (WRONG, "4")])}
     wrong_votes(made, (4,), None, Asked(), tmp_path / VOTES)

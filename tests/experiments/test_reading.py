@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -104,6 +105,16 @@ def test_greedy_decoding_that_turns_the_order_round_is_not_called_agreement() ->
 
 def test_missing_runs_are_counted() -> None:
     assert "2 runs of the experiment are missing." in reading(comparison(SAMPLED, missing=2))
+
+
+def test_one_seed_in_which_no_interval_could_be_given_is_still_called_one_seed() -> None:
+    """Where each problem's share changed by the same, as by nothing."""
+    one = comparison({name: values[:1] for name, values in SAMPLED.items()})
+    differences = [replace(difference, over="problems") for difference in one.differences]
+    assert all(difference.low is None for difference in differences)
+    assert "One seed: the intervals are over the held-out problems" in reading(
+        replace(one, differences=differences)
+    )
 
 
 def test_an_experiment_of_one_arm_is_read_without_comparing() -> None:

@@ -184,3 +184,12 @@ def test_what_is_allowed_and_seldom_meant_is_told_at_the_start(recipe, capsys, m
     monkeypatch.setattr("paced_megatron.experiments.finish.finish", lambda *work: None)
     assert main(["compare", str(experiment)]) == 0, capsys.readouterr().err
     assert told in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("verb", ["weigh", "train", "export", "evaluate"])
+def test_a_phase_that_cannot_be_a_runs_first_begins_no_folder(recipe, capsys, verb):
+    assert main([verb, str(recipe)]) == 2
+    run = recipe.parent / "run"
+    line = f"paced: {run}: no run is there; begin it with `paced rollout` or `paced run`, or correct run_dir"
+    assert capsys.readouterr().err.strip() == line
+    assert not run.exists()

@@ -291,7 +291,13 @@ def card(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_model_that_will_not_fit_is_told_before_it_is_loaded_and_what_is_there_already_is_not(
-    compared: Path, problems: Path, tmp_path: Path, card, no_model: None, capsys: pytest.CaptureFixture[str]
+    compared: Path,
+    problems: Path,
+    tmp_path: Path,
+    card,
+    no_model: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     card(2**29)
     asking = [str(STUDENT), *asked(problems, "--out", tmp_path / "out")]
@@ -305,6 +311,11 @@ def test_a_model_that_will_not_fit_is_told_before_it_is_loaded_and_what_is_there
     with pytest.raises(AssertionError, match="was loaded"):
         main(["evaluate", *asking, "--skip-memory-check"])
     assert "warning: " in capsys.readouterr().out
+
+    def busy() -> Gpu:
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr(memory, "gpu_of_engine", busy)  # what is there needs no GPU
     shutil.copytree(compared, tmp_path / "there")
     there = asked(problems, "--out", tmp_path / "there")
     assert main(["evaluate", str(STUDENT), str(TEACHER), *there]) == 0

@@ -217,7 +217,7 @@ def test_a_read_only_folder_is_told_before_anything_is_done(tmp_path: Path, caps
         remount(run, "ro")
         assert main(["run", str(recipe)]) == USER_ERROR
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"paced: {run}") and "read-only: make it writable" in said
+    assert said.startswith(f"paced: {run}") and "(Read-only file system); choose another run_dir" in said
 
 
 @pytest.mark.parallel

@@ -122,6 +122,7 @@ def test_every_field_that_transformers_writes_is_accounted_for(model_type):
         ("rms_norm_eps", None, "rms_norm_eps is missing"),
         ("rms_norm_eps", "1e-6", "rms_norm_eps='1e-6'"),
         ("rms_norm_eps", float("nan"), "rms_norm_eps=nan"),
+        ("rms_norm_eps", float("inf"), "rms_norm_eps=inf"),
     ],
 )
 def test_a_size_that_is_missing_or_impossible_is_named(folder, name, value, told):

@@ -93,6 +93,7 @@ def test_no_scaling_is_said_in_several_ways():
         ({"rope_theta": [1e6]}, "rope_theta=.* has to be a number above 0"),
         ({"rope_theta": 0}, "rope_theta=0 has to be a number above 0"),
         ({"rope_theta": True}, "rope_theta=True has to be a number above 0"),
+        ({"rope_theta": float("inf")}, "rope_theta=inf has to be a number above 0"),
         ({"rope_theta": 1e4, "rope_scaling": {"rope_type": ["llama3"]}}, "rope_type=.* is not supported"),
     ],
 )

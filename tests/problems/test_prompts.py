@@ -158,6 +158,19 @@ def test_a_template_that_can_only_write_todays_date_is_refused(byte_tokenizer: P
     assert message.startswith(f"problems.prompts.chat_template: {path} writes today's date (strftime_now)")
 
 
+def test_a_template_with_transformers_own_tags_gives_the_same_prompt_on_every_day_too(
+    byte_tokenizer: Path, tmp_path: Path
+) -> None:
+    """As those that have been made to tell a training's own tokens: the tags are none of Jinja's."""
+    marked = "{%- generation %}{{ messages[0].content }}{% endgeneration -%}"
+    tokenizer, path = with_template(tmp_path, byte_tokenizer, DATED + marked)
+    prompts = PromptConfig(chat_template=path)
+    check_prompts(tokenizer, prompts)
+    assert chat_text(tokenizer, "1+1?", prompts) == "26 Jul 2024 1+1?1+1?"
+    tokenizer, path = with_template(tmp_path, byte_tokenizer, "{{ strftime_now('%Y') }}" + marked)
+    assert "writes today's date" in refusal(tokenizer, chat_template=path)
+
+
 def test_the_mark_at_the_beginning_of_a_template_file_is_no_part_of_the_prompt(
     byte_tokenizer: Path, tmp_path: Path
 ) -> None:

@@ -112,3 +112,22 @@ def test_a_teacher_that_ends_a_reply_where_the_student_goes_on_is_told_before_an
     both = changed("generation_config.json", eos_token_id=[other, end])
     assert end_warnings(both, teacher, load_tokenizer(both), tokenizer, rows) == []
     assert folder_end_ids(both, load_tokenizer(both), rows) == tuple(sorted((end, other)))
+
+
+def test_a_folder_that_does_not_say_where_a_text_ends_is_not_refused_for_a_warning(
+    tiny: Path, changed: Callable[..., Path]
+) -> None:
+    """A teacher need never be sampled from, and transformers passes over a broken generation config."""
+    tokenizer = load_tokenizer(tiny)
+    changed("generation_config.json", eos_token_id=None)
+    changed("tokenizer_config.json", eos_token=None)
+    teacher = changed("config.json", eos_token_id=None)
+    with pytest.raises(UserError, match="names no end-of-sequence token"):
+        folder_end_ids(teacher, load_tokenizer(teacher), 300)
+    assert end_warnings(tiny, teacher, tokenizer, load_tokenizer(teacher), 300) == []
+    for content in ("{", "[]"):
+        (teacher / "generation_config.json").write_text(content)
+        with pytest.raises(UserError, match=r"generation_config\.json: can't be read"):
+            folder_end_ids(teacher, load_tokenizer(teacher), 300)
+        assert end_warnings(tiny, teacher, tokenizer, load_tokenizer(teacher), 300) == []
+        assert end_warnings(teacher, tiny, load_tokenizer(teacher), tokenizer, 300) == []
