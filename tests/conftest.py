@@ -56,6 +56,7 @@ LONG_FILES = (
     "loop/test_failing_steps.py",
     "loop/test_forgetting.py",
     "loop/test_out_of_memory.py",
+    "loop/test_one_rank_alone.py",
     "runtime/test_gpu_tests_on_the_cpu.py",
     "parallel/test_self_distillation.py",
     "problems/test_verifier_pool.py",

@@ -55,7 +55,7 @@ def _section(node: Node, name: str, cls: type[T]) -> T:
     hints = get_type_hints(cls, include_extras=True)
     for key, child in entries.items():
         if key not in hints:
-            remedy = _other_file(cls, key) or _suggestion(name, key, hints)
+            remedy = _other_file(cls, key, entries) or _suggestion(name, key, hints)
             raise UserError(f"{child.where}: unknown key {_join(name, key)}; {remedy}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name not in entries and is_required(field):
@@ -79,12 +79,15 @@ def _join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-def _other_file(cls: type, key: str) -> str | None:
-    """Where a run's file was taken for an experiment's, or the other way round."""
+def _other_file(cls: type, key: str, entries: Collection[str]) -> str | None:
+    """Where a run's file was taken for an experiment's, or the other way round; `entries`: all its keys. A
+    `seed` alone may be a misspelt `seeds`."""
     if cls is Config and key in ("base", "arms"):
         return "this is an experiment's file: `paced compare` takes it"
-    ours = get_type_hints(cls)
-    if "arms" in ours and key in get_type_hints(Config) and not difflib.get_close_matches(key, ours):
+    ours, of_runs = get_type_hints(cls), get_type_hints(Config)
+    if not {"base", "arms"} <= ours.keys() or key not in of_runs:
+        return None
+    if any(one in of_runs and not difflib.get_close_matches(one, ours) for one in entries if one not in ours):
         return "this is a run's file: `paced run` takes it, or an experiment's `base:`"
     return None
 

@@ -120,6 +120,7 @@ def test_what_is_dumped_is_read_back_the_same_from_anywhere(path: Path) -> None:
         ("seeds: [3, 1]", "seed: [3, 1]", 9, ["unknown key seed", "did you mean seeds"]),
         ("seeds: [3, 1]", "seeds: [3, 9223372036854775808]", 9, ["from 0 to 9223372036854775807"]),
         ("base: base.yaml", "stages: []", 2, ["unknown key stages", "this is a run's file", "`paced run`"]),
+        ("base: base.yaml", "seed: 1\nstages: []", 2, ["unknown key seed", "this is a run's file"]),
         ("base: base.yaml", "base: nowhere.yaml", 2, ["base:", "nowhere.yaml: no such file"]),
     ],
 )
