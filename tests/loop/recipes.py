@@ -134,9 +134,10 @@ def end_a_rank(process: subprocess.Popen[str], rank: int, run: Path, after_steps
         while not (metrics.exists() and len(metrics.read_text().splitlines()) >= after_steps):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.2)
+        # Its own children alone: what a rank starts has the rank's environment, and may end meanwhile.
         (victim,) = [
             child
-            for child in psutil.Process(process.pid).children(recursive=True)
+            for child in psutil.Process(process.pid).children()
             if child.environ().get("RANK") == str(rank)
         ]
         os.kill(victim.pid, signal.SIGKILL)
