@@ -15,7 +15,7 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
-from paced_megatron.errors import UserError
+from paced_megatron.errors import UserError, may_not_be_read
 
 FORMAT = "torch_dist"
 TRACKER, CONFIG, METADATA = "latest_checkpointed_iteration.txt", "metadata.json", ".metadata"
@@ -117,7 +117,7 @@ def _tracked(path: Path) -> Path:
     try:
         word = (path / TRACKER).read_text(encoding="utf-8", errors="replace").strip()
     except PermissionError:
-        raise UserError(f"{path / TRACKER}: may not be read; ask for the permission to") from None
+        raise may_not_be_read(path / TRACKER) from None
     if word == "release":
         return path / word
     if not word.isdecimal():

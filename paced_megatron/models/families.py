@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paced_megatron.errors import UserError
+from paced_megatron.errors import UserError, may_not_be_read
 from paced_megatron.models.config_fields import check_fields
 from paced_megatron.models.rope import RopeScaling, read_rope
 
@@ -113,7 +113,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text in UTF-8, so not JSON") from None
     except PermissionError:
-        raise UserError(f"{path}: may not be read; ask for the permission to") from None
+        raise may_not_be_read(path) from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a JSON object")
     return config

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paced_megatron.errors import UserError
+from paced_megatron.errors import UserError, may_not_be_read
 from paced_megatron.models.families import read_config
 from paced_megatron.models.output import output_folder
 from paced_megatron.models.weight_files import INDEX, SINGLE
@@ -95,7 +95,7 @@ def copy_companions(source: Path, folder: Path) -> None:
                 try:
                     shutil.copyfile(path, copy)
                 except PermissionError:
-                    raise UserError(f"{path}: may not be read; ask for the permission to") from None
+                    raise may_not_be_read(path) from None
 
 
 def _write_weights(

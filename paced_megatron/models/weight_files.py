@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paced_megatron.errors import UserError
+from paced_megatron.errors import UserError, may_not_be_read
 from paced_megatron.models.families import ModelShape
 from paced_megatron.models.mapping import hugging_face_shapes
 
@@ -99,7 +99,7 @@ class WeightFiles:
                 self._open_files[path] = safe_open(path, framework="pt")
             except FileNotFoundError:  # safetensors says so of one that may not be read, too
                 if path.exists():
-                    raise UserError(f"{path}: may not be read; ask for the permission to") from None
+                    raise may_not_be_read(path) from None
                 raise UserError(f"{path}: missing, though {INDEX} names it") from None
             except (SafetensorError, OSError) as error:
                 raise UserError(

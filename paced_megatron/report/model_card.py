@@ -19,7 +19,7 @@ import paced_megatron
 from paced_megatron.config import Config
 from paced_megatron.config.io import config_to_dict
 from paced_megatron.evaluation.accuracy import EvaluationRow
-from paced_megatron.experiments.intervals import t_quantile
+from paced_megatron.experiments.intervals import ROUNDING, t_quantile
 from paced_megatron.models.hub import is_hub_id
 from paced_megatron.report.formulas import kernel_formula
 from paced_megatron.runtime.files import write_atomically
@@ -209,7 +209,7 @@ def _accuracy(row: EvaluationRow | None) -> str:
     if row is None:
         return "–"
     value = f"{100 * row.accuracy:.1f} %"
-    if row.problems < 2 or row.standard_error is None or row.standard_error < 1e-12:  # but for rounding
+    if row.problems < 2 or row.standard_error is None or row.standard_error < ROUNDING:
         return value
     half = t_quantile(row.problems - 1) * row.standard_error
     low, high = max(0.0, row.accuracy - half), min(1.0, row.accuracy + half)
